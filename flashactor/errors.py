@@ -1,0 +1,267 @@
+"""Every error that flashactor raises, as one tree::
+
+    FlashAttnError
+    ├── DispatchError                     the cell of the dispatch table is impossible
+    │   ├── UnsupportedHeadDimError
+    │   ├── Fp8RequiresHopperError
+    │   ├── Fp8BackwardUnsupportedError
+    │   ├── SinkWithoutMaskError
+    │   ├── InvalidGqaRatioError
+    │   ├── ZeroWindowError
+    │   ├── PagedFlagNotSetError
+    │   ├── UnknownKeyError
+    │   └── NoKernelError                 (.reasons: each implementation's reasons against)
+    ├── RequestError                      the request contradicts itself
+    │   ├── Fa3RequiresHopperError
+    │   ├── Fp8MustUseFp8RequestError
+    │   ├── EmptyBatchError
+    │   ├── ZeroSeqlenError
+    │   ├── SeqlenOverflowError
+    │   ├── EmptyPagedCacheError
+    │   ├── InvalidPagedBlockSizeError
+    │   ├── PagedHeadDimMismatchError
+    │   ├── ChunkIndexOutOfRangeError
+    │   ├── OperandError                  an array has the wrong shape, dtype, stride, device, alignment
+    │   └── MissingOperandsError
+    ├── MockModeError                     the mock executor computes nothing
+    ├── CompileError                      (.log, .source_line)
+    ├── CacheError
+    │   ├── CacheCorruptError
+    │   └── CachePermissionError
+    ├── LaunchError
+    ├── ContextPoisonedError              a sticky CUDA error: the process must restart
+    ├── OutOfMemoryError
+    ├── DeviceUnavailableError
+    ├── UnknownImplementationError        also a ValueError
+    └── ActorError
+        ├── MailboxFullError
+        ├── AskTimeoutError               also a TimeoutError
+        ├── BlockingAskError              .result() on the thread that runs the event loop
+        ├── ActorFailedError              a fault of the actor itself, not of the request
+        └── ActorStoppedError
+
+An error says which field was wrong, what it got, what it takes, and what to do about it. The four are
+attributes, so a program can act on them; ``str()`` puts them into one line. Errors pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class FlashAttnError(Exception):
+    """Base of every error of this package.
+
+    Attributes:
+        field: what was wrong: an argument, a setting, a device.
+        got: the value that it had.
+        expected: what it takes.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, field: str, got: object, expected: str, remedy: str) -> None:
+        super().__init__(field, got, expected, remedy)
+        self.field = field
+        self.got = got
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.field}: got {self.got}; expected {self.expected}. Remedy: {self.remedy}."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(error_type: type[FlashAttnError], attributes: dict[str, Any]) -> FlashAttnError:
+    return error_type(**attributes)
+
+
+class DispatchError(FlashAttnError):
+    """No kernel exists for this combination of fields."""
+
+
+class UnsupportedHeadDimError(DispatchError):
+    """head_dim is not a multiple of 8 between 8 and 256."""
+
+
+class Fp8RequiresHopperError(DispatchError):
+    """The architecture's tensor cores do not multiply fp8."""
+
+
+class Fp8BackwardUnsupportedError(DispatchError):
+    """There is no backward pass in fp8."""
+
+
+class SinkWithoutMaskError(DispatchError):
+    """Sink tokens mean something only under a window or a causal mask."""
+
+
+class InvalidGqaRatioError(DispatchError):
+    """The ratio of query heads to key/value heads is not a positive integer."""
+
+
+class ZeroWindowError(DispatchError):
+    """A sliding window must hold at least one key."""
+
+
+class PagedFlagNotSetError(DispatchError):
+    """A paged message carries a request whose key is not paged."""
+
+
+class UnknownKeyError(DispatchError):
+    """The table holds no pre-registered cell for this key."""
+
+
+class NoKernelError(DispatchError):
+    """The key is valid, but no kernel implements the request on this architecture yet.
+
+    Attributes:
+        reasons: for each implementation, why it refuses the request.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        got: object,
+        expected: str,
+        remedy: str,
+        reasons: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        super().__init__(field, got, expected, remedy)
+        self.reasons = dict(reasons)
+
+    def __str__(self) -> str:
+        listed = "; ".join(f"{name}: {', '.join(why)}" for name, why in self.reasons.items())
+        return f"{super().__str__()} Reasons: {listed}."
+
+
+class RequestError(FlashAttnError):
+    """A request, or an argument of it, contradicts itself."""
+
+
+class Fa3RequiresHopperError(RequestError):
+    """The FlashAttention-3 generation needs sm_90a or sm_100a."""
+
+
+class Fp8MustUseFp8RequestError(RequestError):
+    """fp8 operands and Fa3FwdFp8Request belong together, and neither goes with anything else."""
+
+
+class EmptyBatchError(RequestError):
+    """There is no sequence in the batch."""
+
+
+class ZeroSeqlenError(RequestError):
+    """A length that must be positive is zero."""
+
+
+class SeqlenOverflowError(RequestError):
+    """More tokens than the batch's longest lengths allow."""
+
+
+class EmptyPagedCacheError(RequestError):
+    """The paged cache has no block, head or page slot."""
+
+
+class InvalidPagedBlockSizeError(RequestError):
+    """The page size is not one that kernels take."""
+
+
+class PagedHeadDimMismatchError(RequestError):
+    """The cache's head_dim is not the request's."""
+
+
+class ChunkIndexOutOfRangeError(RequestError):
+    """chunk_index is not below total_chunks."""
+
+
+class OperandError(RequestError):
+    """An array argument has the wrong rank, shape, dtype, stride, device or alignment."""
+
+
+class MissingOperandsError(RequestError):
+    """A bare cell was sent to an executor that computes."""
+
+
+class MockModeError(FlashAttnError):
+    """The mock executor records requests and computes nothing."""
+
+
+class CompileError(FlashAttnError):
+    """NVRTC refused the source, or warned where a warning means a slow or wrong kernel.
+
+    Attributes:
+        log: NVRTC's full log.
+        source_line: the first source position that the log names (``file(line)``), or "".
+    """
+
+    def __init__(
+        self,
+        field: str,
+        got: object,
+        expected: str,
+        remedy: str,
+        log: str = "",
+        source_line: str = "",
+    ) -> None:
+        super().__init__(field, got, expected, remedy)
+        self.log = log
+        self.source_line = source_line
+
+
+class CacheError(FlashAttnError):
+    """The cubin cache cannot do its work."""
+
+
+class CacheCorruptError(CacheError):
+    """A cache entry is not what was stored."""
+
+
+class CachePermissionError(CacheError):
+    """The cache folder cannot be read or written."""
+
+
+class LaunchError(FlashAttnError):
+    """The driver refused a launch."""
+
+
+class ContextPoisonedError(FlashAttnError):
+    """A sticky CUDA error: nothing more can run in this context."""
+
+
+class OutOfMemoryError(FlashAttnError):
+    """The device has no room for an output or workspace."""
+
+
+class DeviceUnavailableError(FlashAttnError):
+    """There is no usable device, driver or library for this."""
+
+
+class UnknownImplementationError(FlashAttnError, ValueError):
+    """The registry has no implementation or executor of this name."""
+
+
+class ActorError(FlashAttnError):
+    """The actor could not take or answer a message."""
+
+
+class MailboxFullError(ActorError):
+    """The actor's mailbox is at its limit."""
+
+
+class AskTimeoutError(ActorError, TimeoutError):
+    """No reply came within the caller's limit."""
+
+
+class BlockingAskError(ActorError):
+    """``.result()`` was called on the thread that runs the event loop, which would stop the loop."""
+
+
+class ActorFailedError(ActorError):
+    """The actor failed in a way that says nothing about the request."""
+
+
+class ActorStoppedError(ActorError):
+    """The actor has stopped, or stopped before it reached this message."""
