@@ -120,11 +120,6 @@ class DType(Enum):
         return _NUMPY_NAMES[self]
 
     @classmethod
-    def from_numpy_name(cls, name: str) -> DType | None:
-        """The member for a NumPy or ml_dtypes type name, or None if no kernel takes that type."""
-        return _FROM_NUMPY_NAME.get(name)
-
-    @classmethod
     def parse(cls, name: str) -> DType:
         """The member for a tag or NumPy name as people type it: ``bf16``, ``float16``, ``e4m3``.
 
@@ -149,7 +144,6 @@ _NUMPY_NAMES = {
     DType.F8E4M3: "float8_e4m3fn",
     DType.F8E5M2: "float8_e5m2",
 }
-_FROM_NUMPY_NAME = {name: member for member, name in _NUMPY_NAMES.items()}
 
 
 class Direction(Enum):

@@ -1,0 +1,216 @@
+"""What all attention requests share: the cell of the dispatch table and the options of the softmax."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, TypedDict, cast
+
+from flashactor.dispatch import DispatchKey, lookup
+from flashactor.errors import (
+    Fp8MustUseFp8RequestError,
+    MissingOperandsError,
+    RequestError,
+    UnsupportedHeadDimError,
+)
+from flashactor.requests.operands import Operands
+from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch
+
+FULL_MASK = MaskKind.full()
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """One attention computation: a bare cell, or a cell with its arrays.
+
+    Attributes:
+        arch: architecture to compile for; None leaves it to the actor's device.
+        dtype: element type of q.
+        head_dim: elements of one head, a multiple of 8 from 8 to 256.
+        gqa_ratio: query heads for each key/value head.
+        mask: which keys a query sees.
+        bias: ALiBi, or none.
+        sink_tokens: leading keys that stay visible outside the window.
+        softmax_scale: factor of q.k before the softmax; default ``1 / sqrt(head_dim)``.
+        softcap: c > 0 replaces a score s by ``c * tanh(s / c)``; 0 leaves it.
+        dropout_p: probability that an element of P is dropped (the rest is scaled by ``1 / (1 - p)``).
+        dropout_seed, dropout_offset: state of Philox4x32-10, so that a backward pass repeats the mask.
+        implementation: name of the implementation that must run; None lets the table choose.
+        operands: the arrays; None for a bare cell.
+
+    Raises:
+        RequestError, DispatchError: the first field that breaks a rule, at construction.
+    """
+
+    arch: SmArch | None
+    dtype: DType
+    head_dim: int
+    gqa_ratio: int = 1
+    mask: MaskKind = FULL_MASK
+    bias: PositionBias = PositionBias.NONE
+    sink_tokens: int = 0
+    softmax_scale: float | None = None
+    _: KW_ONLY
+    softcap: float = 0.0
+    dropout_p: float = 0.0
+    dropout_seed: int = 0
+    dropout_offset: int = 0
+    implementation: str | None = None
+    operands: Operands | None = None
+
+    DIRECTION: ClassVar[Direction] = Direction.FORWARD
+    # Which architecture a request without one is planned for, on an executor without a device.
+    DEFAULT_ARCH: ClassVar[SmArch] = SmArch.SM80
+    TAKES_FP8: ClassVar[bool] = False
+    VARLEN: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_type("arch", self.arch, SmArch, optional=True)
+        _require_type("dtype", self.dtype, DType)
+        _require_type("mask", self.mask, MaskKind)
+        _require_type("bias", self.bias, PositionBias)
+        if type(self.head_dim) is not int:
+            raise UnsupportedHeadDimError(
+                field="head_dim", got=repr(self.head_dim), expected="an int", remedy="pass int(head_dim)"
+            )
+        if self.dtype.is_fp8 is not self.TAKES_FP8:
+            raise Fp8MustUseFp8RequestError(
+                field="dtype",
+                got=f"{self.dtype.tag} in {type(self).__name__}",
+                expected="e4m3 or e5m2" if self.TAKES_FP8 else "f16 or bf16",
+                remedy="use Fa3FwdFp8Request for fp8 operands and only for those",
+            )
+        if self.softmax_scale is None:
+            object.__setattr__(self, "softmax_scale", 1.0 / math.sqrt(max(self.head_dim, 1)))
+        else:
+            object.__setattr__(self, "softmax_scale", require_number("softmax_scale", self.softmax_scale))
+            if self.scale <= 0.0:
+                raise _number_error("softmax_scale", self.softmax_scale, "a positive finite number")
+        if require_number("softcap", self.softcap) < 0.0:
+            raise _number_error("softcap", self.softcap, "0 (off) or a positive finite number")
+        if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
+            raise _number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
+        self.resolve()
+
+    @property
+    def scale(self) -> float:
+        """``softmax_scale`` as a number, with its default applied."""
+        return cast(float, self.softmax_scale)
+
+    @property
+    def paged(self) -> bool:
+        """Whether keys and values are gathered through a page table."""
+        return False
+
+    def dispatch_key(self, arch: SmArch | None = None) -> DispatchKey:
+        """The cell of this request; ``arch`` fills in for a request that names none."""
+        return DispatchKey(
+            self.arch or arch or self.DEFAULT_ARCH,
+            self.dtype,
+            self.head_dim,
+            self.mask.is_causal,
+            self.VARLEN,
+            self.mask.sliding_window,
+            self.bias is PositionBias.ALIBI,
+            self.sink_tokens,
+            self.paged,
+            self.gqa_ratio,
+        )
+
+    def resolve(self, arch: SmArch | None = None) -> tuple[DispatchKey, str]:
+        """The key and the kernel's name on an architecture.
+
+        Raises:
+            DispatchError, RequestError: the request is impossible there.
+        """
+        key = self.dispatch_key(arch)
+        return key, lookup(key, self.DIRECTION)
+
+    def kernel_name(self, arch: SmArch | None = None) -> str:
+        """The kernel's name on an architecture; raises as ``resolve``."""
+        return self.resolve(arch)[1]
+
+    def require_operands(self) -> Operands:
+        """The arrays.
+
+        Raises:
+            MissingOperandsError: the request is a bare cell.
+        """
+        if self.operands is None:
+            raise MissingOperandsError(
+                field="operands",
+                got=f"a bare {type(self).__name__}",
+                expected="arrays, on an executor that computes",
+                remedy=f"make it with {type(self).__name__}.from_arrays(...), or plan with explain()",
+            )
+        return self.operands
+
+
+def _require_type(name: str, value: object, wanted: type, *, optional: bool = False) -> None:
+    if not isinstance(value, wanted) and not (optional and value is None):
+        raise RequestError(
+            field=name,
+            got=repr(value),
+            expected=f"a {wanted.__name__}",
+            remedy=f"pass a member of flashactor.{wanted.__name__}",
+        )
+
+
+def require_number(name: str, value: Any) -> float:
+    """``value`` as a finite float.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise _number_error(name, repr(value), "a number") from None
+    if not math.isfinite(number):
+        raise _number_error(name, value, "a finite number")
+    return number
+
+
+def _number_error(name: str, got: object, expected: str) -> RequestError:
+    return RequestError(field=name, got=got, expected=expected, remedy=f"correct {name}")
+
+
+class RequestOptions(TypedDict, total=False):
+    """The fields of a request that its arrays do not imply."""
+
+    arch: SmArch | None
+    mask: MaskKind
+    sink_tokens: int
+    softmax_scale: float | None
+    softcap: float
+    dropout_p: float
+    dropout_seed: int
+    dropout_offset: int
+    implementation: str | None
+    persistent: PersistentMode  # of Fa3 requests
+
+
+def merge_fields(views: Operands, options: RequestOptions, heads_kv: int | None = None) -> dict[str, Any]:
+    """The fields of a request: those that its operands imply, and the caller's options.
+
+    Heads and head_dim are the last two dimensions of q and k; ``heads_kv`` is for caches that keep them
+    elsewhere.
+
+    Raises:
+        RequestError: an option contradicts what the arrays imply.
+    """
+    implied: dict[str, Any] = {
+        "dtype": DType.parse(views.q.dtype),
+        "head_dim": views.q.shape[-1],
+        "gqa_ratio": views.q.shape[-2] // (heads_kv or views.k.shape[-2]),
+        "bias": PositionBias.NONE if views.alibi_slopes is None else PositionBias.ALIBI,
+        "operands": views,
+    }
+    for name in implied.keys() & options.keys():
+        raise RequestError(
+            field=name,
+            got="an option",
+            expected="nothing: it follows from the arrays",
+            remedy=f"drop {name} from the call",
+        )
+    return {"arch": None, **options, **implied}
