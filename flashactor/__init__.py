@@ -1,0 +1,65 @@
+"""flashactor: an actor-based asynchronous kernel dispatch service for attention.
+
+Importing it starts nothing, reads no environment and loads neither CUDA nor an array library.
+"""
+
+from flashactor import registry
+from flashactor.actor.actor import ActorStats
+from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, MsgKind
+from flashactor.actor.reply import AttentionReply, PendingReply, Timings
+from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
+from flashactor.errors import FlashAttnError
+from flashactor.requests import (
+    ChunkedPrefillRequest,
+    ChunkLayout,
+    CumulativeSeqlens,
+    Fa2BwdRequest,
+    Fa2FwdRequest,
+    Fa3FwdFp8Request,
+    Fa3FwdRequest,
+    KvLayout,
+    PagedAttentionRequest,
+    PagedKvCache,
+    VarlenBwdRequest,
+    VarlenFwdRequest,
+)
+from flashactor.service import FlashAttnActor
+from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DISPATCH_TABLE",
+    "ActorStats",
+    "AttentionReply",
+    "ChunkLayout",
+    "ChunkedPrefillRequest",
+    "CumulativeSeqlens",
+    "DType",
+    "Direction",
+    "DispatchKey",
+    "DispatchTable",
+    "Fa2BwdRequest",
+    "Fa2FwdRequest",
+    "Fa3FwdFp8Request",
+    "Fa3FwdRequest",
+    "FlashAttnActor",
+    "FlashAttnError",
+    "FlashAttnMsg",
+    "FlashAttnProps",
+    "KvLayout",
+    "MaskKind",
+    "MsgKind",
+    "PagedAttentionRequest",
+    "PagedKvCache",
+    "PendingReply",
+    "PersistentMode",
+    "PositionBias",
+    "SmArch",
+    "Timings",
+    "VarlenBwdRequest",
+    "VarlenFwdRequest",
+    "__version__",
+    "lookup",
+    "registry",
+]

@@ -127,12 +127,13 @@ class Fa3FwdFp8Request(Fa3FwdRequest):
                 expected=f"{views.k.dtype}, k's type",
                 remedy="quantise k and v to one type",
             )
-        scales = {
-            name: _descale(name, value, views.q)
-            for name, value in (("q_scale", q_scale), ("k_scale", k_scale), ("v_scale", v_scale))
-        }
-        kv_dtype = DType.parse(views.k.dtype)
-        return cls(**merge_fields(views, options), kv_dtype=kv_dtype, **scales)
+        return cls(
+            **merge_fields(views, options),
+            kv_dtype=DType.parse(views.k.dtype),
+            q_scale=_descale("q_scale", q_scale, views.q),
+            k_scale=_descale("k_scale", k_scale, views.q),
+            v_scale=_descale("v_scale", v_scale, views.q),
+        )
 
 
 def _descale(name: str, value: Any, q: ArrayView) -> float | ArrayView:

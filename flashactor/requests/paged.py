@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, Self, Unpack
 
 from flashactor.arrays import check_array
 from flashactor.errors import EmptyPagedCacheError, PagedHeadDimMismatchError
@@ -67,7 +67,10 @@ class PagedAttentionRequest(AttentionRequest):
     q_tokens_per_seq: int = field(default=1, kw_only=True)
     pages: PageTable | None = field(default=None, kw_only=True)
 
-    paged: ClassVar[bool] = True
+    @property
+    def paged(self) -> bool:
+        """Always: that is what the type is for."""
+        return True
 
     def __post_init__(self) -> None:
         checks.require_batch(max(self.num_seqs, 0))

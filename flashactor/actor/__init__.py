@@ -1,0 +1,1 @@
+"""The actor: messages, replies and the receive loop."""

@@ -1,0 +1,206 @@
+"""The actor: it takes messages in order, resolves each, and hands it to its executor.
+
+A thin shell around pure functions. It owns the order, the accounting and the failures; what is computed,
+and how, is the executor's.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import pykka
+
+from flashactor.actor.messages import FlashAttnMsg
+from flashactor.actor.reply import AttentionReply, PendingReply, Timings
+from flashactor.errors import ActorFailedError, ActorStoppedError, FlashAttnError
+from flashactor.executors.base import Executor, Outcome, Work
+
+log = logging.getLogger("flashactor.actor")
+
+
+@dataclass(frozen=True, slots=True)
+class ActorStats:
+    """Counts since the actor started.
+
+    Attributes:
+        received: messages that were asked or told.
+        completed: requests answered with a result.
+        failed: requests answered with an error.
+        pending: requests not answered yet.
+    """
+
+    received: int
+    completed: int
+    failed: int
+    pending: int
+
+
+class Ledger:
+    """Every message that is not answered yet. Each leaves it exactly once, whatever happens to the actor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[Ask] = set()
+        self._received = self._completed = self._failed = 0
+
+    def enter(self, ask: Ask) -> None:
+        """Count a message as received and not answered."""
+        with self._lock:
+            self._received += 1
+            self._open.add(ask)
+
+    def leave(self, ask: Ask, *, failed: bool) -> bool:
+        """Count a message as answered; False if it was already."""
+        with self._lock:
+            if ask not in self._open:
+                return False
+            self._open.remove(ask)
+            if failed:
+                self._failed += 1
+            else:
+                self._completed += 1
+            return True
+
+    def unanswered(self) -> list[Ask]:
+        """The messages that are not answered."""
+        with self._lock:
+            return list(self._open)
+
+    def stats(self) -> ActorStats:
+        """The counts of this moment."""
+        with self._lock:
+            return ActorStats(self._received, self._completed, self._failed, len(self._open))
+
+
+class Ask:
+    """One message on its way through the actor, with the reply that it owes (None for ``tell``)."""
+
+    __slots__ = ("asked_at", "executor_name", "ledger", "message", "pending", "taken_at", "work")
+
+    def __init__(self, message: FlashAttnMsg, pending: PendingReply | None, ledger: Ledger) -> None:
+        self.message = message
+        self.pending = pending
+        self.ledger = ledger
+        self.asked_at = perf_counter()
+        self.taken_at = self.asked_at
+        self.work: Work | None = None
+        self.executor_name = ""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Answer with what the executor made of the work."""
+        if outcome.error is not None or outcome.outputs is None or self.work is None:
+            self.fail(outcome.error or _no_outcome(self.executor_name))
+            return
+        if not self.ledger.leave(self, failed=False) or self.pending is None:
+            return
+        queued = self.taken_at - self.asked_at
+        compiled, launched = outcome.compile_seconds, outcome.launch_seconds
+        completed = perf_counter() - self.taken_at - compiled - launched
+        outputs = outcome.outputs
+        self.pending.settle(
+            AttentionReply(
+                self.work.key,
+                self.work.kernel_name,
+                self.executor_name,
+                Timings(queued, compiled, launched, completed),
+                outputs.out,
+                outputs.lse,
+                outputs.dq,
+                outputs.dk,
+                outputs.dv,
+            )
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error; a told message has no one to answer, so its error is logged."""
+        if not self.ledger.leave(self, failed=True):
+            return
+        if self.pending is None:
+            log.error("told message failed: %s: %s", type(error).__name__, error)
+        else:
+            self.pending.settle(None, error)
+
+
+class DispatchActor(pykka.ThreadingActor):
+    """The receive loop. ``FlashAttnActor`` is what one starts and talks to."""
+
+    # An interpreter that exits with an actor still running must not hang on its thread.
+    use_daemon_thread = True
+
+    def __init__(self, executor: Executor, ledger: Ledger) -> None:
+        super().__init__()
+        self._executor = executor
+        self._ledger = ledger
+
+    @staticmethod
+    def _create_actor_inbox() -> Any:
+        # pykka's queue.Queue is written in Python; SimpleQueue is C and has all that an inbox needs.
+        return queue.SimpleQueue()
+
+    def on_receive(self, message: Any) -> None:
+        """Resolve a message and submit its work; any error becomes the message's answer."""
+        ask: Ask = message
+        try:
+            ask.taken_at = perf_counter()
+            executor = self._executor
+            ask.executor_name = executor.name
+            request = ask.message.request
+            key, kernel_name = request.resolve(executor.arch)
+            ask.work = Work(request, key, kernel_name)
+            executor.submit(ask.work, ask.finish)
+        except FlashAttnError as error:
+            ask.fail(error)
+        except BaseException as error:
+            log.exception("actor failed on a message")
+            ask.fail(_actor_failed(error))
+
+    def on_stop(self) -> None:
+        """Finish what was launched, then answer whoever is still waiting."""
+        try:
+            self._executor.close()
+        finally:
+            self.answer_the_rest()
+
+    def on_failure(self, *_exception: Any) -> None:
+        """As ``on_stop``, after an error that pykka caught."""
+        self.on_stop()
+
+    def answer_the_rest(self) -> None:
+        """Answer every message that will not be taken any more."""
+        for ask in self._ledger.unanswered():
+            ask.fail(stopped_error())
+
+
+def stopped_error() -> ActorStoppedError:
+    """The answer to a message that the actor will not take."""
+    return ActorStoppedError(
+        field="actor",
+        got="a stopped actor",
+        expected="a running one",
+        remedy="start another with FlashAttnActor.start() and send the request again: it was not computed",
+    )
+
+
+def _actor_failed(error: BaseException) -> ActorFailedError:
+    failure = ActorFailedError(
+        field="actor",
+        got=f"{type(error).__name__}: {error}",
+        expected="no error outside the FlashAttnError tree",
+        remedy="report this as a bug of flashactor; the actor goes on",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _no_outcome(executor_name: str) -> ActorFailedError:
+    return ActorFailedError(
+        field="outcome",
+        got="neither outputs nor an error",
+        expected="one of them",
+        remedy=f"correct the {executor_name} executor",
+    )

@@ -1,0 +1,1 @@
+"""Interchangeable executors: what runs the kernel, or stands in for it."""

@@ -1,0 +1,69 @@
+"""What an executor is: it takes resolved work and answers it once, now or later, from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flashactor.dispatch import DispatchKey
+from flashactor.requests import AttentionRequest
+from flashactor.types import SmArch
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A request with the key and kernel name that it resolved to on the executor's architecture."""
+
+    request: AttentionRequest
+    key: DispatchKey
+    kernel_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Arrays that a computation wrote, of the inputs' library; None for those that it does not have."""
+
+    out: Any = None
+    lse: Any = None
+    dq: Any = None
+    dk: Any = None
+    dv: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How work ended: with outputs or with an error.
+
+    Attributes:
+        compile_seconds: time to get the kernel, from the cache or by compiling it.
+        launch_seconds: time to plan and enqueue it, or to compute on the host.
+    """
+
+    outputs: Outputs | None = None
+    error: BaseException | None = None
+    compile_seconds: float = 0.0
+    launch_seconds: float = 0.0
+
+
+Done = Callable[[Outcome], None]
+
+
+class Executor(Protocol):
+    """Computes attention somewhere. One actor owns one executor and calls it from one thread.
+
+    Attributes:
+        name: ``mock``, ``reference``, ``cuda``, ...
+        arch: architecture of the device; None where any request's own will do.
+    """
+
+    name: str
+
+    @property
+    def arch(self) -> SmArch | None: ...
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Start the work; call ``done`` exactly once, also when it fails."""
+
+    def close(self) -> None:
+        """Finish what was submitted, call its ``done``, and release everything."""

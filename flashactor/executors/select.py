@@ -1,0 +1,101 @@
+"""Which executor a name stands for, and what ``auto`` picks. Concrete executors are imported when chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flashactor import registry
+from flashactor.errors import UnknownImplementationError
+from flashactor.executors.base import Executor
+from flashactor.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorOptions:
+    """What an executor is made with.
+
+    Attributes:
+        settings: cache folder and default executor.
+        max_in_flight: most kernels launched and not complete.
+    """
+
+    settings: Settings
+    max_in_flight: int = 8
+
+
+def make_executor(name: str, options: ExecutorOptions) -> Executor:
+    """A new executor of a name, ``auto`` included.
+
+    Raises:
+        UnknownImplementationError: no executor of that name.
+        DeviceUnavailableError: ``cuda`` on a machine without a usable device.
+    """
+    chosen = auto_executor(options.settings) if name == "auto" else name
+    factory = EXECUTORS.get(chosen)
+    if factory is None:
+        raise UnknownImplementationError(
+            field="executor",
+            got=repr(chosen),
+            expected="auto, " + ", ".join(sorted(EXECUTORS)),
+            remedy="start the actor with one of these, or with an executor of your own",
+        )
+    return factory(options)
+
+
+def auto_executor(settings: Settings) -> str:
+    """What ``auto`` stands for: the activated executor, FLASHACTOR_EXECUTOR, else by device; never mock."""
+    if _preferred:
+        return _preferred[-1]
+    if settings.executor != "auto":
+        return settings.executor
+    from flashactor.executors.cuda import device_count
+
+    return "cuda" if device_count() else "reference"
+
+
+def _make_mock(options: ExecutorOptions) -> Executor:
+    from flashactor.executors.mock import MockExecutor
+
+    return MockExecutor()
+
+
+def _make_reference(options: ExecutorOptions) -> Executor:
+    from flashactor.executors.reference import ReferenceExecutor
+
+    return ReferenceExecutor()
+
+
+def _make_cuda(options: ExecutorOptions) -> Executor:
+    from flashactor.compiler.cache import CubinCache
+    from flashactor.executors.cuda import CudaExecutor
+
+    return CudaExecutor(CubinCache(options.settings.cache_dir), max_in_flight=options.max_in_flight)
+
+
+EXECUTORS: dict[str, Callable[[ExecutorOptions], Executor]] = {
+    "cuda": _make_cuda,
+    "mock": _make_mock,
+    "reference": _make_reference,
+}
+
+_preferred: list[str] = []
+
+
+class _Preference:
+    """The handle of an activated executor."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        _preferred.append(name)
+
+    def remove(self) -> None:
+        _preferred.remove(self._name)
+
+
+def _prefer(name: str) -> Callable[[], registry.Handle]:
+    return lambda: _Preference(name)
+
+
+for _name in EXECUTORS:
+    registry.register(_name, register_fn=_prefer(_name))

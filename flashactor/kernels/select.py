@@ -1,0 +1,219 @@
+"""Which implementation computes a request, and why not the others.
+
+An implementation refuses a request with a list of reasons. One table of reasons serves the choice, the
+error that a refused request gets, ``flashactor explain`` and the support table of the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flashactor import registry
+from flashactor.dispatch import DispatchKey
+from flashactor.errors import NoKernelError, UnknownImplementationError
+from flashactor.kernels import sm80
+from flashactor.kernels.spec import KernelSpec
+from flashactor.requests import AttentionRequest
+from flashactor.requests.dense import DenseFwdRequest
+from flashactor.types import DType, PositionBias, SmArch
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """Something that computes attention requests.
+
+    Attributes:
+        name: what requests, the registry and tables call it.
+        summary: one line for people.
+        reasons_against: why it does not compute a request on an architecture; empty if it does.
+        spec: the kernel that computes a request which it accepts; None where nothing is compiled.
+    """
+
+    name: str
+    summary: str
+    reasons_against: Callable[[AttentionRequest, SmArch], tuple[str, ...]]
+    spec: Callable[[AttentionRequest, SmArch], KernelSpec] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One implementation's stand on a request.
+
+    Attributes:
+        implementation: its name.
+        chosen: whether it computes the request.
+        reasons: why it was chosen, or each reason why not.
+        spec: its kernel for the request, if it accepts it and compiles one.
+    """
+
+    implementation: str
+    chosen: bool
+    reasons: tuple[str, ...]
+    spec: KernelSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a request is dispatched on an architecture, and why so."""
+
+    key: DispatchKey
+    kernel_name: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate:
+        """The implementation that computes the request."""
+        return next(candidate for candidate in self.candidates if candidate.chosen)
+
+
+def explain(request: AttentionRequest, arch: SmArch | None = None) -> Explanation:
+    """Every implementation of a request on an architecture, best first, with its reasons.
+
+    Raises:
+        DispatchError, RequestError: the request is impossible on that architecture.
+        UnknownImplementationError: the request names an implementation that does not exist.
+        NoKernelError: the request insists on an implementation that refuses it.
+    """
+    key, kernel_name = request.resolve(arch)
+    refusals = {impl.name: impl.reasons_against(request, key.arch) for impl in IMPLEMENTATIONS}
+    wanted = _wanted(request)
+    if wanted is not None and refusals[wanted]:
+        raise _no_kernel(kernel_name, key.arch, {wanted: refusals[wanted]})
+    accepting = [impl.name for impl in _by_preference() if not refusals[impl.name]]
+    if not accepting:
+        raise _no_kernel(kernel_name, key.arch, refusals)
+    chosen = wanted or accepting[0]
+    return Explanation(
+        key,
+        kernel_name,
+        tuple(_candidate(impl, request, key.arch, refusals[impl.name], chosen) for impl in IMPLEMENTATIONS),
+    )
+
+
+def choose_kernel(request: AttentionRequest, arch: SmArch) -> KernelSpec:
+    """The kernel that computes a request on a device of an architecture.
+
+    Raises:
+        NoKernelError: no kernel does; its ``reasons`` say why not, for each implementation.
+        UnknownImplementationError: the request names an implementation that does not exist.
+    """
+    wanted = _wanted(request)
+    refusals: dict[str, tuple[str, ...]] = {}
+    for impl in _by_preference():
+        if wanted not in (None, impl.name):
+            continue
+        if impl.spec is None:
+            refusals[impl.name] = ("computes on the host, not on the device",)
+            continue
+        reasons = impl.reasons_against(request, arch)
+        if not reasons:
+            return impl.spec(request, arch)
+        refusals[impl.name] = reasons
+    raise _no_kernel(request.kernel_name(arch), arch, refusals)
+
+
+def _wanted(request: AttentionRequest) -> str | None:
+    names = [impl.name for impl in IMPLEMENTATIONS]
+    if request.implementation is not None and request.implementation not in names:
+        raise UnknownImplementationError(
+            field="implementation",
+            got=repr(request.implementation),
+            expected="one of " + ", ".join(names),
+            remedy="name one of these, or leave the choice to the table",
+        )
+    return request.implementation
+
+
+def _by_preference() -> list[Implementation]:
+    return sorted(IMPLEMENTATIONS, key=lambda impl: impl.name not in _preferred)
+
+
+def _candidate(
+    impl: Implementation, request: AttentionRequest, arch: SmArch, refusal: tuple[str, ...], chosen: str
+) -> Candidate:
+    is_chosen = impl.name == chosen
+    reasons = refusal
+    if is_chosen:
+        reasons = ("the request names it",) if request.implementation else (f"best that accepts it: {impl.summary}",)
+    elif not refusal:
+        reasons = (f"accepts it, but {chosen} comes first",)
+    spec = None if refusal or impl.spec is None else impl.spec(request, arch)
+    return Candidate(impl.name, is_chosen, reasons, spec)
+
+
+def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...]]) -> NoKernelError:
+    return NoKernelError(
+        field="request",
+        got=f"{kernel_name} on {arch.target}",
+        expected="what one of the kernels computes",
+        remedy="see flashactor explain, or compute it on the host with executor='reference'",
+        reasons=reasons,
+    )
+
+
+def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
+    """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
+    operands = request.operands
+    reasons = []
+    if not isinstance(request, DenseFwdRequest):
+        reasons.append(f"computes dense forward passes, not {type(request).__name__}")
+    if request.dtype not in (DType.F16, DType.BF16):
+        reasons.append(f"multiplies f16 and bf16, not {request.dtype.tag}")
+    if request.mask.sliding_window is not None:
+        reasons.append("has no sliding window")
+    if request.sink_tokens:
+        reasons.append("has no sink tokens")
+    if request.bias is PositionBias.ALIBI:
+        reasons.append("has no ALiBi")
+    if operands is not None and operands.sink_logits is not None:
+        reasons.append("has no learned sink logits")
+    if request.softcap:
+        reasons.append("has no softcap")
+    if request.dropout_p:
+        reasons.append("has no dropout")
+    return tuple(reasons)
+
+
+def _sm80_spec(request: AttentionRequest, arch: SmArch) -> KernelSpec:
+    return sm80.forward_spec(arch, request.dtype, request.head_dim, request.mask.is_causal)
+
+
+def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
+    if request.operands is not None and not request.operands.q.on_host:
+        return (f"reads host memory, and the operands are on {request.operands.q.device}",)
+    return ()
+
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    Implementation(
+        "sm80_mma",
+        "FlashAttention-2 forward with mma.sync, the fastest kernel of this project on every architecture so far",
+        _sm80_reasons,
+        _sm80_spec,
+    ),
+    Implementation("reference", "NumPy in float64 on the host", _reference_reasons, None),
+)
+"""Best first."""
+
+_preferred: list[str] = []
+
+
+class _Preference:
+    """The handle of an activated kernel family."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        _preferred.append(name)
+
+    def remove(self) -> None:
+        _preferred.remove(self._name)
+
+
+def _prefer(name: str) -> Callable[[], registry.Handle]:
+    return lambda: _Preference(name)
+
+
+for _implementation in IMPLEMENTATIONS:
+    if _implementation.spec is not None:
+        registry.register(_implementation.name, register_fn=_prefer(_implementation.name))

@@ -1,0 +1,121 @@
+"""Batches of sequences of different lengths, packed one after the other without padding."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.errors import OperandError
+from flashactor.reference.backward import Gradients, backward_sequence
+from flashactor.reference.forward import forward_sequence
+from flashactor.reference.operands import VARLEN, check_operands, check_per_head, check_same_shape
+from flashactor.reference.params import AttentionParams
+
+
+def forward_varlen(
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    cu_seqlens_q: NDArray[Any],
+    cu_seqlens_k: NDArray[Any],
+    params: AttentionParams,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Attention within each sequence of a packed batch, in float64.
+
+    Args:
+        q: [total_q, heads_q, head_dim_qk], any float type.
+        k: [total_k, heads_kv, head_dim_qk].
+        v: [total_k, heads_kv, head_dim_v].
+        cu_seqlens_q: [num_seqs + 1] integers; where each sequence's queries start, and total_q.
+        cu_seqlens_k: [num_seqs + 1] integers; the same for its keys.
+        params: as in `forward`; 2-d slopes and dropout count sequences as batch entries.
+
+    Returns:
+        out [total_q, heads_q, head_dim_v] and lse [heads_q, total_q].
+
+    Raises:
+        OperandError: the shapes contradict each other, or the lengths do not add up.
+    """
+    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params)
+    total_q, heads_q, _ = q.shape
+    out = np.zeros((total_q, heads_q, v.shape[2]))
+    lse = np.zeros((heads_q, total_q))
+    for index, (rows, keys) in enumerate(sequences):
+        out[rows], lse[:, rows] = forward_sequence(q[rows], k[keys], v[keys], params, index)
+    return out, lse
+
+
+def backward_varlen(
+    dout: NDArray[Any],
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    cu_seqlens_q: NDArray[Any],
+    cu_seqlens_k: NDArray[Any],
+    params: AttentionParams,
+    dlse: NDArray[Any] | None = None,
+) -> Gradients:
+    """Gradients of `forward_varlen`.
+
+    Args:
+        dout: gradient of out, [total_q, heads_q, head_dim_v].
+        q: [total_q, heads_q, head_dim_qk], any float type.
+        k: [total_k, heads_kv, head_dim_qk].
+        v: [total_k, heads_kv, head_dim_v].
+        cu_seqlens_q: [num_seqs + 1] integers.
+        cu_seqlens_k: [num_seqs + 1] integers.
+        params: as in the forward pass.
+        dlse: gradient of lse, [heads_q, total_q], where the loss reads lse.
+
+    Raises:
+        OperandError: the shapes contradict each other, or the lengths do not add up.
+    """
+    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params)
+    total_q, heads_q, _ = q.shape
+    check_same_shape("dout", dout, (total_q, heads_q, v.shape[2]))
+    if dlse is None:
+        dlse = np.zeros((heads_q, total_q))
+    check_same_shape("dlse", dlse, (heads_q, total_q))
+    gradients = Gradients.zeros(q, k, v, params)
+    for index, (rows, keys) in enumerate(sequences):
+        into = gradients.sequence(index, rows, keys)
+        backward_sequence(dout[rows], q[rows], k[keys], v[keys], params, dlse[:, rows], index, into)
+    return gradients
+
+
+def _sequences(
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    cu_seqlens_q: NDArray[Any],
+    cu_seqlens_k: NDArray[Any],
+    params: AttentionParams,
+) -> list[tuple[slice, slice]]:
+    """Check the operands and cut them: for each sequence its queries and its keys."""
+    check_operands(q, k, v, VARLEN)
+    rows = _cut("cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    keys = _cut("cu_seqlens_k", cu_seqlens_k, k.shape[0])
+    if len(rows) != len(keys):
+        raise OperandError(
+            field="cu_seqlens_k",
+            got=f"{len(keys)} sequences",
+            expected=f"{len(rows)} as in cu_seqlens_q",
+            remedy="give each sequence a length in both, 0 if it is empty",
+        )
+    check_per_head(params, len(rows), q.shape[1])
+    return list(zip(rows, keys, strict=True))
+
+
+def _cut(field: str, cu_seqlens: NDArray[Any], total: int) -> list[slice]:
+    bounds = [int(bound) for bound in np.asarray(cu_seqlens).ravel()]
+    if not bounds or bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
+        raise OperandError(
+            field=field,
+            got=bounds,
+            expected=f"cumulative lengths that rise from 0 to {total}",
+            remedy="pass the running sum of the lengths with a leading 0",
+        )
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
