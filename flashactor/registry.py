@@ -8,8 +8,10 @@ through the handle that it returned. At most one implementation is active at a t
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from flashactor.errors import UnknownImplementationError
@@ -96,6 +98,31 @@ def activated(name: str) -> Iterator[None]:
             restore()
         else:
             activate(before)
+
+
+class PreferenceStack:
+    """Names that activations prefer, the latest last; what most register functions come down to."""
+
+    def __init__(self) -> None:
+        self._names: deque[str] = deque()
+
+    def register(self, name: str) -> None:
+        """Register a name whose activation puts it on this stack until it is restored."""
+        register(name, register_fn=lambda: self._push(name))
+
+    @property
+    def preferred(self) -> str | None:
+        """The name that is activated, None if no name of this stack is."""
+        return self._names[-1] if self._names else None
+
+    def _push(self, name: str) -> Handle:
+        self._names.append(name)
+        return _Removal(lambda: self._names.remove(name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    remove: Callable[[], None]
 
 
 # Last, because it hides the builtin for the annotations after it.

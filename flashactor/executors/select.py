@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flashactor import registry
 from flashactor.errors import UnknownImplementationError
 from flashactor.executors.base import Executor
+from flashactor.registry import PreferenceStack
 from flashactor.settings import Settings
 
 
@@ -45,8 +45,8 @@ def make_executor(name: str, options: ExecutorOptions) -> Executor:
 
 def auto_executor(settings: Settings) -> str:
     """What ``auto`` stands for: the activated executor, FLASHACTOR_EXECUTOR, else by device; never mock."""
-    if _preferred:
-        return _preferred[-1]
+    if _preference.preferred is not None:
+        return _preference.preferred
     if settings.executor != "auto":
         return settings.executor
     from flashactor.executors.cuda import device_count
@@ -79,23 +79,6 @@ EXECUTORS: dict[str, Callable[[ExecutorOptions], Executor]] = {
     "reference": _make_reference,
 }
 
-_preferred: list[str] = []
-
-
-class _Preference:
-    """The handle of an activated executor."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        _preferred.append(name)
-
-    def remove(self) -> None:
-        _preferred.remove(self._name)
-
-
-def _prefer(name: str) -> Callable[[], registry.Handle]:
-    return lambda: _Preference(name)
-
-
+_preference = PreferenceStack()
 for _name in EXECUTORS:
-    registry.register(_name, register_fn=_prefer(_name))
+    _preference.register(_name)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flashactor import registry
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import NoKernelError, UnknownImplementationError
 from flashactor.kernels import sm80
 from flashactor.kernels.spec import KernelSpec
+from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.dense import DenseFwdRequest
 from flashactor.types import DType, PositionBias, SmArch
@@ -126,7 +126,7 @@ def _wanted(request: AttentionRequest) -> str | None:
 
 
 def _by_preference() -> list[Implementation]:
-    return sorted(IMPLEMENTATIONS, key=lambda impl: impl.name not in _preferred)
+    return sorted(IMPLEMENTATIONS, key=lambda impl: impl.name != _preference.preferred)
 
 
 def _candidate(
@@ -135,7 +135,11 @@ def _candidate(
     is_chosen = impl.name == chosen
     reasons = refusal
     if is_chosen:
-        reasons = ("the request names it",) if request.implementation else (f"best that accepts it: {impl.summary}",)
+        reasons = (
+            ("the request names it",)
+            if request.implementation
+            else (f"best that accepts it: {impl.summary}",)
+        )
     elif not refusal:
         reasons = (f"accepts it, but {chosen} comes first",)
     spec = None if refusal or impl.spec is None else impl.spec(request, arch)
@@ -196,24 +200,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 )
 """Best first."""
 
-_preferred: list[str] = []
-
-
-class _Preference:
-    """The handle of an activated kernel family."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        _preferred.append(name)
-
-    def remove(self) -> None:
-        _preferred.remove(self._name)
-
-
-def _prefer(name: str) -> Callable[[], registry.Handle]:
-    return lambda: _Preference(name)
-
-
+_preference = PreferenceStack()
 for _implementation in IMPLEMENTATIONS:
     if _implementation.spec is not None:
-        registry.register(_implementation.name, register_fn=_prefer(_implementation.name))
+        _preference.register(_implementation.name)

@@ -153,5 +153,5 @@ def backward_sequence(
             ds *= 1.0 - tanh**2
         ds *= params.softmax_scale
         flat = ds.reshape(group * rows, cols)
-        dq[tile.heads, tile.rows] = (flat @ k_tile).reshape(q_tile.shape)
+        dq[tile.heads, tile.rows] += (flat @ k_tile).reshape(q_tile.shape)
         dk[tile.head_kv, tile.cols] += flat.T @ q_tile.reshape(group * rows, q.shape[2])

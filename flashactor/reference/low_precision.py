@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flashactor.reference.forward import check_batched, forward_sequence
 from flashactor.reference.params import AttentionParams
+from flashactor.reference.quantization import numpy_dtype
 from flashactor.types import DType
 
 
@@ -38,8 +39,8 @@ def forward_low_precision(
     """
     check_batched(q, k, v, params)
     kind = DType.parse(dtype_name)
-    low = np.dtype(kind.numpy_name)
-    out_type = np.dtype(DType.BF16.numpy_name) if kind.is_fp8 else low
+    low = numpy_dtype(kind)
+    out_type = numpy_dtype(DType.BF16) if kind.is_fp8 else low
     q, k, v = (x.astype(low, copy=False) for x in (q, k, v))
     batch, seqlen_q, heads_q, _ = q.shape
     out = np.zeros((batch, seqlen_q, heads_q, v.shape[3]), dtype=out_type)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.errors import OperandError
+from flashactor.errors import OperandError, RequestError
 from flashactor.reference.forward import forward, forward_sequence
 from flashactor.reference.operands import BATCHED, check_heads, check_per_head, check_rank, check_same_shape
 from flashactor.reference.params import AttentionParams
@@ -98,8 +98,16 @@ def append(
 
     Raises:
         OperandError: the shapes contradict each other, the new keys do not fit, or a block is out of range.
+        RequestError: position is negative.
     """
     check_rank("new", new, BATCHED)
+    if position < 0:
+        raise RequestError(
+            field="position",
+            got=position,
+            expected="0 or more",
+            remedy="pass the number of keys that each sequence already has",
+        )
     batch, tokens = new.shape[:2]
     if page_table is None:
         check_same_shape("cache", cache, (batch, *cache.shape[1:2], *new.shape[2:]))
@@ -141,7 +149,7 @@ def forward_chunked(
         out [batch, tokens, heads_q, head_dim_v] and lse [batch, heads_q, tokens].
 
     Raises:
-        OperandError: as in `append` and `forward`.
+        OperandError, RequestError: as in `append` and `forward`.
     """
     append(k_cache, k, prefix, page_table, layout)
     append(v_cache, v, prefix, page_table, layout)

@@ -29,6 +29,11 @@ def dequantize(x: NDArray[Any], descale: float | NDArray[Any]) -> NDArray[np.flo
     return np.asarray(x.astype(np.float64) * factor)
 
 
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """The NumPy type of an element type; importing ml_dtypes is what makes NumPy know the name."""
+    return np.dtype(dtype.numpy_name)
+
+
 def quantize(x: NDArray[Any], dtype_name: str) -> tuple[NDArray[Any], float]:
     """Scale an array to the full range of a type and round it, for tests and examples.
 
@@ -42,7 +47,7 @@ def quantize(x: NDArray[Any], dtype_name: str) -> tuple[NDArray[Any], float]:
     Raises:
         RequestError: the name is none of the known types.
     """
-    dtype = np.dtype(DType.parse(dtype_name).numpy_name)
+    dtype = numpy_dtype(DType.parse(dtype_name))
     limit = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     values = x.astype(np.float64)
     # 1 for an array of zeros, or of values too small for any float32 scale to lift.
