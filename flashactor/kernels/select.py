@@ -192,7 +192,7 @@ def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ..
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
         "sm80_mma",
-        "FlashAttention-2 forward with mma.sync, the fastest kernel of this project on every architecture so far",
+        "FlashAttention-2 forward with mma.sync, the fastest kernel here on every architecture so far",
         _sm80_reasons,
         _sm80_spec,
     ),

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_reference_forward import kept
-from torch_attention import CASES, Case, attention_of, leaf
+from torch_attention import CASES, Case, attention_of, kept, leaf
 
 from flashactor.reference import AttentionParams, Gradients, backward
 

@@ -6,10 +6,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch_attention import CASES, Case, alibi_bias, attention_of, leaf
+from torch.nn.functional import scaled_dot_product_attention
+from torch_attention import CASES, Case, alibi_bias, attention_of, kept, leaf
 
-from flashactor.reference import AttentionParams, forward, keep_mask
+from flashactor.reference import AttentionParams, forward
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 SDPA_CASES = [case for case in CASES if not case.sink_logits and "softcap" not in case.extra]
@@ -38,7 +38,7 @@ def test_forward_matches_scaled_dot_product_attention(case: Case) -> None:
     bias = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -torch.inf)
     if params.alibi_slopes is not None:
         bias = bias + alibi_bias(leaf(params.alibi_slopes).detach(), case.seqlen_q, case.seqlen_k)
-    expected = F.scaled_dot_product_attention(
+    expected = scaled_dot_product_attention(
         *(torch.from_numpy(x).transpose(1, 2) for x in (q, k, v)),
         attn_mask=bias,
         scale=params.softmax_scale,
@@ -67,15 +67,6 @@ def test_dropout_zeroes_and_rescales_the_weights_but_not_lse(heads_kv: int) -> N
     )
     np.testing.assert_allclose(out, expected.detach().numpy(), **TIGHT)
     np.testing.assert_allclose(lse, expected_lse.detach().numpy(), **TIGHT)
-
-
-def kept(case: Case, seed: int, offset: int, p: float) -> torch.Tensor:
-    rows, cols = np.arange(case.seqlen_q), np.arange(case.seqlen_k)
-    masks = [
-        [keep_mask(seed, offset, b, h, case.heads_q, rows, cols, p) for h in range(case.heads_q)]
-        for b in range(case.batch)
-    ]
-    return torch.from_numpy(np.array(masks))
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,14 @@ def test_quantize_uses_the_whole_range_and_rounds_as_torch_does(name: str, magni
 
 
 @pytest.mark.parametrize("name", FP8)
-@pytest.mark.parametrize("value", [0.0, 1e-60, 3e-43])
-def test_quantize_without_a_usable_scale_gives_no_nan(name: str, value: float) -> None:
-    quantized, descale = quantize(np.full((4, 2, 8), value), name)
+@pytest.mark.parametrize(
+    "scale",
+    [0.0, 1e-60, 0.4 * 2.0**-149, 1.4 * 2.0**-149],
+    ids=["zero", "far-too-small", "rounds-to-zero", "rounds-down"],
+)
+def test_quantize_without_a_precise_scale_stays_finite(name: str, scale: float) -> None:
+    """2**-149 is the smallest float32, so the descale rounds to it, or to 0, by much."""
+    quantized, descale = quantize(np.full((4, 2, 8), FP8[name][1] * scale), name)
     assert np.isfinite(quantized.astype(np.float64)).all()
     assert descale > 0
 

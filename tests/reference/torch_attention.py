@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashactor.reference import AttentionParams
+from flashactor.reference import AttentionParams, keep_mask
 
 # Whether a key j at distance d = i + offset - j is visible, as the contract says it.
 Sees = Callable[[int, int], bool]
@@ -131,6 +131,16 @@ def attention_of(
         keep=keep,
         dropout_p=params.dropout_p,
     )
+
+
+def kept(case: Case, seed: int, offset: int, p: float) -> torch.Tensor:
+    """The library's own dropout mask, bool [batch, heads, seqlen_q, seqlen_k]."""
+    rows, cols = np.arange(case.seqlen_q), np.arange(case.seqlen_k)
+    masks = [
+        [keep_mask(seed, offset, b, h, case.heads_q, rows, cols, p) for h in range(case.heads_q)]
+        for b in range(case.batch)
+    ]
+    return torch.from_numpy(np.array(masks))
 
 
 def leaf(x: np.ndarray | None) -> torch.Tensor | None:
