@@ -107,7 +107,9 @@ def test_the_view_keeps_the_array_alive_and_then_lets_it_go():
 
 def test_negative_strides():
     array = torch.arange(8, dtype=torch.float32).numpy()[::-1]
-    view = ArrayView(array.shape, (-1,), "float32", HOST, array.ctypes.data, "none", array=object(), keep_alive=array)
+    view = ArrayView(
+        array.shape, (-1,), "float32", HOST, array.ctypes.data, "none", array=object(), keep_alive=array
+    )
     np.testing.assert_array_equal(view.to_numpy(), array)
 
 

@@ -51,7 +51,9 @@ def test_equal_keys_have_equal_names_and_hashes(key):
 
 @given(keys, st.sampled_from(sorted(fields)), st.data())
 def test_any_changed_field_changes_name_and_hash(key, name, data):
-    other = dataclasses.replace(key, **{name: data.draw(fields[name].filter(lambda v: v != getattr(key, name)))})
+    other = dataclasses.replace(
+        key, **{name: data.draw(fields[name].filter(lambda v: v != getattr(key, name)))}
+    )
     assert other != key
     assert other.stable_hash() != key.stable_hash()
     if name == "arch":  # the name spells the generation, not the architecture
@@ -88,8 +90,11 @@ def test_stable_hash_is_the_same_in_every_process():
 
 
 def test_stable_hash_never_changes_between_releases():
-    assert BASE.stable_hash() == 0x79e02507480b7aa4
-    assert DispatchKey(SmArch.SM90A, DType.F8E4M3, 64, False, True, 17, True, 4, True, 8).stable_hash() == 0xa5e4a25408d85342
+    assert BASE.stable_hash() == 0x79E02507480B7AA4
+    assert (
+        DispatchKey(SmArch.SM90A, DType.F8E4M3, 64, False, True, 17, True, 4, True, 8).stable_hash()
+        == 0xA5E4A25408D85342
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,9 @@ def test_table_holds_the_common_cells():
     dense = 6 * 2 * 6 * 2  # architectures, 16-bit types, head sizes, masks
     fp8 = 4 * 2 * 3 * 2
     assert len(DISPATCH_TABLE) == dense + fp8
-    assert len({(key.arch, DISPATCH_TABLE.strict_lookup(key)) for key in DISPATCH_TABLE}) == len(DISPATCH_TABLE)
+    assert len({(key.arch, DISPATCH_TABLE.strict_lookup(key)) for key in DISPATCH_TABLE}) == len(
+        DISPATCH_TABLE
+    )
     assert BASE in DISPATCH_TABLE
 
 

@@ -121,7 +121,10 @@ class PendingReply:
             _refuse_on_event_loop()
             blocked = threading.Lock()
             blocked.acquire()
-            if self._add_thread(blocked) and not blocked.acquire(timeout=-1 if timeout is None else timeout):
+            # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
+            limit = -1.0 if timeout is None else max(timeout, 0.0)
+            if self._add_thread(blocked) and not blocked.acquire(timeout=limit):
+                self._remove_thread(blocked)
                 raise AskTimeoutError(
                     field="timeout",
                     got=f"no reply within {timeout} s",
@@ -147,6 +150,11 @@ class PendingReply:
                 self._threads = []
             self._threads.append(blocked)
             return True
+
+    def _remove_thread(self, blocked: threading.Lock) -> None:
+        with self._lock:
+            if self._threads is not None and not self._settled:
+                self._threads.remove(blocked)
 
     def _outcome(self) -> AttentionReply:
         if self._error is not None:

@@ -133,9 +133,16 @@ def writable_view(
     """A view of an array that results are written into.
 
     Raises:
-        OperandError: wrong shape, dtype or device, or read-only memory.
+        OperandError: wrong shape, dtype or device, read-only memory, or elements that share memory.
     """
     view = check_array(name, ArrayView.of(array, name), shape=shape, dtypes=dtypes, device=like.device)
+    if any(n > 1 and stride == 0 for n, stride in zip(view.shape, view.strides, strict=True)):
+        raise OperandError(
+            field=f"{name}.strides",
+            got=f"{view.strides}: a broadcast array",
+            expected="one address for each element that is written",
+            remedy=f"pass {name} as an array of its own",
+        )
     if not view.writable:
         raise OperandError(
             field=name,

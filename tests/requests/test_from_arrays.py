@@ -92,7 +92,11 @@ def test_torch_strided_views_are_taken_as_they_are():
         ({"v": zeros(2, 7, 4, 64)}, OperandError, "v.shape"),
         ({"q": zeros(2, 5, 7, 64)}, OperandError, "heads"),
         ({"q": zeros(2, 5, 0, 64)}, OperandError, "heads"),
-        ({"q": zeros(0, 5, 8, 64), "k": zeros(0, 7, 2, 64), "v": zeros(0, 7, 2, 64)}, EmptyBatchError, "batch"),
+        (
+            {"q": zeros(0, 5, 8, 64), "k": zeros(0, 7, 2, 64), "v": zeros(0, 7, 2, 64)},
+            EmptyBatchError,
+            "batch",
+        ),
         ({"q": zeros(2, 0, 8, 64)}, ZeroSeqlenError, "seqlen_q"),
         ({"k": zeros(2, 0, 2, 64), "v": zeros(2, 0, 2, 64)}, ZeroSeqlenError, "seqlen_k"),
         ({"q": zeros(2, 5, 8, 128)[..., ::2]}, OperandError, "q.strides"),
@@ -124,6 +128,14 @@ def test_a_read_only_output_is_refused():
         Fa2FwdRequest.from_arrays(**dense(out=out))
 
 
+def test_a_broadcast_output_is_refused():
+    with pytest.raises(OperandError, match="broadcast"):
+        Fa2FwdRequest.from_arrays(
+            *(torch.zeros(2, 4, 8, 64, dtype=torch.float16) for _ in "qkv"),
+            out=torch.zeros(1, 4, 8, 64, dtype=torch.float16).expand(2, 4, 8, 64),
+        )
+
+
 def test_odd_head_dims_are_refused_with_the_rule():
     arrays = {name: zeros(1, 4, 1, 104)[..., :100] for name in "qkv"}
     with pytest.raises(UnsupportedHeadDimError, match="multiple of 8"):
@@ -141,7 +153,9 @@ def backward(**changes):
 
 
 def test_backward_inference():
-    request = Fa2BwdRequest.from_arrays(**backward(dlse=zeros(2, 8, 5, dtype=np.float32)), deterministic=False)
+    request = Fa2BwdRequest.from_arrays(
+        **backward(dlse=zeros(2, 8, 5, dtype=np.float32)), deterministic=False
+    )
     assert request.kernel_name() == "flashactor::fa2::bwd<bf16, 64, full>_gqa4"
     assert not request.deterministic
     assert request.gradients.dlse.shape == (2, 8, 5)
@@ -353,7 +367,11 @@ def test_chunked_with_pages():
         ({**POOLS, "page_table": ints(3, 1, 9, 10).reshape(2, 2)}, OperandError, "page_table[1][1]"),
         ({**POOLS, "page_table": ints(3, 9).reshape(2, 1)}, SeqlenOverflowError, "seq_lens[0]"),
         (
-            {"k_cache": zeros(10, 8, 4, 64), "v_cache": zeros(10, 8, 4, 64), "page_table": ints(3, 9).reshape(2, 1)},
+            {
+                "k_cache": zeros(10, 8, 4, 64),
+                "v_cache": zeros(10, 8, 4, 64),
+                "page_table": ints(3, 9).reshape(2, 1),
+            },
             OperandError,
             "k_cache.shape",
         ),
