@@ -106,9 +106,14 @@ def test_a_failing_activation_leaves_none_active(alpha):
 
 def test_context_manager_brings_back_what_was_active(alpha, beta):
     registry.activate("alpha")
-    with pytest.raises(KeyError), registry.activated("beta"):
-        assert registry.current() == "beta"
-        raise KeyError
+
+    def fail_inside():
+        with registry.activated("beta"):
+            assert registry.current() == "beta"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
     assert registry.current() == "alpha"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pykka
 
 from flashactor.actor.messages import FlashAttnMsg
-from flashactor.actor.reply import AttentionReply, PendingReply, Timings
+from flashactor.actor.reply import AttentionReply, DeferredWakes, PendingReply, Timings
 from flashactor.errors import ActorFailedError, ActorStoppedError, FlashAttnError
 from flashactor.executors.base import Executor, Outcome, Work
 
@@ -126,6 +126,22 @@ class Ask:
             self.pending.settle(None, error)
 
 
+class Inbox:
+    """An inbox for pykka: a queue in C (pykka's own is written in Python) that flushes wake-ups."""
+
+    def __init__(self) -> None:
+        self.wakes = DeferredWakes()
+        waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put = waiting.put
+        self.empty = waiting.empty
+        self._get = waiting.get
+
+    def get(self) -> Any:
+        """The next message, when there is one."""
+        self.wakes.flush()
+        return self._get()
+
+
 class DispatchActor(pykka.ThreadingActor):
     """The receive loop. ``FlashAttnActor`` is what one starts and talks to."""
 
@@ -139,8 +155,11 @@ class DispatchActor(pykka.ThreadingActor):
 
     @staticmethod
     def _create_actor_inbox() -> Any:
-        # pykka's queue.Queue is written in Python; SimpleQueue is C and has all that an inbox needs.
-        return queue.SimpleQueue()
+        return Inbox()
+
+    def on_start(self) -> None:
+        """Let replies leave when this thread is about to wait."""
+        self.actor_inbox.wakes.install()
 
     def on_receive(self, message: Any) -> None:
         """Resolve a message and submit its work; any error becomes the message's answer."""
@@ -165,6 +184,7 @@ class DispatchActor(pykka.ThreadingActor):
             self._executor.close()
         finally:
             self.answer_the_rest()
+            self.actor_inbox.wakes.flush()
 
     def on_failure(self, *_exception: Any) -> None:
         """As ``on_stop``, after an error that pykka caught."""

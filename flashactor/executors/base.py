@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flashactor.dispatch import DispatchKey
 from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """A request with the key and kernel name that it resolved to on the executor's architecture."""
 
     request: AttentionRequest
@@ -20,8 +18,7 @@ class Work:
     kernel_name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Arrays that a computation wrote, of the inputs' library; None for those that it does not have."""
 
     out: Any = None
@@ -31,8 +28,7 @@ class Outputs:
     dv: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How work ended: with outputs or with an error.
 
     Attributes:

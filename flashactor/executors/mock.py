@@ -9,7 +9,7 @@ from flashactor.errors import MockModeError
 from flashactor.executors.base import Done, Outcome, Outputs, Work
 from flashactor.types import SmArch
 
-REMEMBERED = 100_000
+REMEMBERED = 10_000
 """Number of most recent requests that a mock keeps: more than a test asserts on, and bounded."""
 
 

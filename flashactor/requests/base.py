@@ -90,7 +90,8 @@ class AttentionRequest:
             raise _number_error("softcap", self.softcap, "0 (off) or a positive finite number")
         if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
             raise _number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
-        self.resolve()
+        # A frozen request resolves to the same key and name for ever, so the actor need not do it again.
+        object.__setattr__(self, "_resolved", self._resolve(None))
 
     @property
     def scale(self) -> float:
@@ -123,6 +124,12 @@ class AttentionRequest:
         Raises:
             DispatchError, RequestError: the request is impossible there.
         """
+        if arch is None or self.arch is not None:
+            resolved: tuple[DispatchKey, str] = self.__dict__["_resolved"]
+            return resolved
+        return self._resolve(arch)
+
+    def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
         key = self.dispatch_key(arch)
         return key, lookup(key, self.DIRECTION)
 

@@ -32,13 +32,8 @@ class Fa3FwdRequest(DenseFwdRequest):
         """Whether blocks stay resident and take tiles."""
         return self.persistent.is_persistent
 
-    def resolve(self, arch: SmArch | None = None) -> tuple[DispatchKey, str]:
-        """As every request's, but only on architectures of this generation.
-
-        Raises:
-            Fa3RequiresHopperError: another architecture.
-        """
-        key, name = super().resolve(arch)
+    def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
+        key, name = super()._resolve(arch)
         if not key.arch.supports_fa3:
             raise Fa3RequiresHopperError(
                 field="arch",
@@ -86,9 +81,8 @@ class Fa3FwdFp8Request(Fa3FwdRequest):
         """(type of q, type of k and v)."""
         return self.dtype, self.kv_dtype or self.dtype
 
-    def resolve(self, arch: SmArch | None = None) -> tuple[DispatchKey, str]:
-        """As Fa3FwdRequest's; a mixed request's kernel name says what k and v are."""
-        key, name = super().resolve(arch)
+    def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
+        key, name = super()._resolve(arch)
         _, kv_dtype = self.fp8_dtypes
         return key, name if kv_dtype is self.dtype else f"{name}_kv_{kv_dtype.tag}"
 

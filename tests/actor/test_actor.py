@@ -1,6 +1,7 @@
 """The actor on the mock and on scripted executors: order, accounting, failures, stopping."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -332,10 +333,8 @@ def test_asks_that_race_with_stop_are_all_answered():
         for thread in threads:
             thread.join()
         for pending in pendings:
-            try:
+            with contextlib.suppress(ActorStoppedError):
                 assert pending.result(5).out
-            except ActorStoppedError:
-                pass
         stats = running.stats()
         assert stats.received == 100 == stats.completed + stats.failed
 

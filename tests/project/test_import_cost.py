@@ -6,7 +6,8 @@ import sys
 
 
 def loaded_after(statement):
-    program = f"import json, sys, threading\n{statement}\nprint(json.dumps([sorted(sys.modules), threading.active_count()]))"
+    report = "print(json.dumps([sorted(sys.modules), threading.active_count()]))"
+    program = f"import json, sys, threading\n{statement}\n{report}"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     modules, threads = json.loads(run.stdout)
     return {name.partition(".")[0] for name in modules}, threads
