@@ -158,7 +158,10 @@ def _mapped(error: BaseException, result: str | None, doing: str) -> FlashAttnEr
         return _no_memory(f"{text} while {doing}")
     if isinstance(error, ImportError) or kind.__name__ == "DynamicLibNotFoundError":  # cuda.pathfinder's
         return unavailable_error(text)
-    if kind.__module__.partition(".")[0] in ("cuda", "torch", "cupy", "cupy_backends") or "CUDA error" in text:
+    if (
+        kind.__module__.partition(".")[0] in ("cuda", "torch", "cupy", "cupy_backends")
+        or "CUDA error" in text
+    ):
         return result_error(text, doing)
     return ActorFailedError(
         field="executor",

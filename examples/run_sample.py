@@ -1,0 +1,128 @@
+"""Send one attention layer of a real text encoder through the actor, and compile its kernels for every GPU.
+
+    make run          # or: python examples/run_sample.py
+
+The sample (examples/data) goes through as three requests: causal, bidirectional, and with grouped heads. What
+computes them is the GPU where there is one, else the reference on the host; what compiles is the same in both
+cases: the real kernels, through NVRTC, for every architecture. Outputs go to examples/output/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from flashactor import AttentionReply, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, SmArch, explain
+from flashactor.compiler.cache import CubinCache
+from flashactor.settings import Settings
+
+HERE = Path(__file__).parent
+OUTPUT = HERE / "output"
+
+
+def requests() -> dict[str, Fa2FwdRequest]:
+    """The sample's three requests."""
+    with np.load(HERE / "data" / "minilm_layer.npz") as sample:
+        q, k, v = sample["q"], sample["k"], sample["v"]
+    # Every third key/value head for three query heads each: a strided view, which no one copies.
+    grouped_k, grouped_v = k[:, :, ::3], v[:, :, ::3]
+    return {
+        "causal": Fa2FwdRequest.from_arrays(q, k, v, mask=MaskKind.causal()),
+        "bidirectional": Fa2FwdRequest.from_arrays(q, k, v),
+        "grouped": Fa2FwdRequest.from_arrays(q, grouped_k, grouped_v, mask=MaskKind.causal()),
+    }
+
+
+def exact(request: Fa2FwdRequest) -> NDArray[np.float64]:
+    """The textbook formula in float64, written apart from the reference so that it can disagree with it."""
+    operands = request.require_operands()
+    q, k, v = (view.to_numpy().astype(np.float64) for view in (operands.q, operands.k, operands.v))
+    k, v = (np.repeat(x, request.gqa_ratio, axis=2) for x in (k, v))
+    scores = np.einsum("bihd,bjhd->bhij", q, k) * request.scale
+    if request.mask.is_causal:
+        rows, columns = scores.shape[-2:]
+        scores[..., ~np.tri(rows, columns, columns - rows, dtype=bool)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    result: NDArray[np.float64] = np.einsum("bhij,bjhd->bihd", weights, v)
+    return result
+
+
+async def compute(asked: dict[str, Fa2FwdRequest]) -> dict[str, AttentionReply]:
+    """The actor's replies, all requests in flight at once."""
+    with FlashAttnActor.start() as actor:
+        pending = {name: actor.ask(FlashAttnMsg.forward(request)) for name, request in asked.items()}
+        return {name: await reply for name, reply in pending.items()}
+
+
+def kernel_rows(name: str, request: Fa2FwdRequest, cache: CubinCache) -> list[tuple[str, ...]]:
+    """One row for each architecture: the request's name there, and its kernel, compiled or from the cache."""
+    rows = []
+    for arch in SmArch:
+        explanation = explain(request, arch)
+        spec = explanation.chosen.spec
+        if spec is None:
+            raise SystemExit(f"no kernel for {explanation.kernel_name} on {arch.target}")
+        kernel = cache.get_or_compile(spec)
+        rows.append(
+            (
+                name,
+                arch.target,
+                explanation.kernel_name,
+                f"{explanation.key.stable_hash():016x}",
+                f"{len(kernel.cubin) / 1024:.1f} KiB",
+                f"{kernel.record.compile_seconds:.2f} s ({kernel.source})",
+            )
+        )
+    return rows
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Rows as rich prints them."""
+    made = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def main() -> None:
+    """Compute, compile, compare, print and write."""
+    start = perf_counter()
+    console = Console(width=None if Console().is_terminal else 160)
+    asked = requests()
+    replies = asyncio.run(compute(asked))
+    results: list[tuple[str, ...]] = []
+    saved: dict[str, Any] = {}
+    for name, reply in replies.items():
+        error = float(np.abs(reply.out.astype(np.float64) - exact(asked[name])).max())
+        results.append(
+            (
+                name,
+                reply.kernel_name,
+                "x".join(map(str, reply.out.shape)),
+                reply.executor,
+                f"{reply.timings.total * 1e3:.0f} ms",
+                f"{error:.1e}",
+            )
+        )
+        saved |= {f"{name}_out": reply.out, f"{name}_lse": reply.lse}
+    cache = CubinCache(Settings.from_environment().cache_dir)
+    kernels = [row for name, request in asked.items() for row in kernel_rows(name, request, cache)]
+    columns = ("request", "architecture", "kernel name", "key", "cubin", "compiled in")
+    console.print(table("Kernels", columns, kernels))
+    columns = ("request", "kernel name", "output", "computed by", "time", "max error against float64")
+    console.print(table("Results", columns, results))
+    OUTPUT.mkdir(exist_ok=True)
+    np.savez(OUTPUT / "sample.npz", **saved)
+    console.print(f"wrote {OUTPUT / 'sample.npz'} in {perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
