@@ -1,4 +1,4 @@
-"""How a unit test checks what your code asks for, on a machine without a GPU and without computing anything."""
+"""How a unit test checks what your code asks for, without a GPU and without computing anything."""
 
 import asyncio
 
