@@ -64,7 +64,7 @@ async def compute(asked: dict[str, Fa2FwdRequest]) -> dict[str, AttentionReply]:
 
 def kernel_rows(name: str, request: Fa2FwdRequest, cache: CubinCache) -> list[tuple[str, ...]]:
     """One row for each architecture: the request's name there, and its kernel, compiled or from the cache."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arch in SmArch:
         explanation = explain(request, arch)
         spec = explanation.chosen.spec

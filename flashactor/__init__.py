@@ -9,6 +9,7 @@ from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, MsgKind
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
+from flashactor.kernels.select import Candidate, Explanation, explain
 from flashactor.requests import (
     ChunkedPrefillRequest,
     ChunkLayout,
@@ -32,6 +33,7 @@ __all__ = [
     "DISPATCH_TABLE",
     "ActorStats",
     "AttentionReply",
+    "Candidate",
     "ChunkLayout",
     "ChunkedPrefillRequest",
     "CumulativeSeqlens",
@@ -39,6 +41,7 @@ __all__ = [
     "Direction",
     "DispatchKey",
     "DispatchTable",
+    "Explanation",
     "Fa2BwdRequest",
     "Fa2FwdRequest",
     "Fa3FwdFp8Request",
@@ -60,6 +63,7 @@ __all__ = [
     "VarlenBwdRequest",
     "VarlenFwdRequest",
     "__version__",
+    "explain",
     "lookup",
     "registry",
 ]

@@ -145,6 +145,8 @@ class Inbox:
 class DispatchActor(pykka.ThreadingActor):
     """The receive loop. ``FlashAttnActor`` is what one starts and talks to."""
 
+    actor_inbox: Inbox
+
     # An interpreter that exits with an actor still running must not hang on its thread.
     use_daemon_thread = True
 

@@ -22,7 +22,6 @@ from flashactor.executors.cuda_operands import (
     check_arch,
     check_device,
     forward_outputs,
-    named_views,
     producer_streams,
 )
 from flashactor.kernels.launch import LaunchPlan, plan_forward
@@ -151,7 +150,7 @@ class CudaExecutor:
             began = perf_counter()
             out, lse = forward_outputs(operands)
             plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, request.scale)
-            for producer in producer_streams((*(view for _, view in named_views(operands)), out, lse)):
+            for producer in producer_streams(operands, out, lse):
                 self._driver.wait_for(self._stream, producer)
             event = self._launch(kernel, plan)
             launch_seconds = perf_counter() - began

@@ -37,6 +37,20 @@ def device_arch(ordinal: int = 0) -> SmArch:
         return SmArch.from_compute_capability(*Device(ordinal).compute_capability)
 
 
+def device_name(ordinal: int = 0) -> str:
+    """The product name of a device that is there, for example ``NVIDIA H200``."""
+    from cuda.core import Device
+
+    return str(Device(ordinal).name)
+
+
+def driver_version() -> str:
+    """The version of the kernel-mode driver that is there, for example ``580.65.06``."""
+    from cuda.core import system
+
+    return ".".join(map(str, system.get_kernel_mode_driver_version()))
+
+
 def _count_devices() -> int:
     from cuda.core import Device
 

@@ -61,7 +61,7 @@ _LAUNCH_REMEDIES = {
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "delete the cubin cache: its entry is for another architecture",
     "CUDA_ERROR_INVALID_IMAGE": "delete the cubin cache: its entry is no cubin that this driver loads",
     "CUDA_ERROR_INVALID_VALUE": "report it: the plan asks for more than the device has (grid, shared memory)",
-    "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": "report it: the kernel's registers or threads do not fit the device",
+    "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": "report it: the kernel's registers or threads do not fit",
 }
 
 
@@ -126,7 +126,7 @@ def poisoned_error(got: str) -> ContextPoisonedError:
         field="CUDA context",
         got=got,
         expected="a context without a sticky error",
-        remedy="restart the process, nothing more runs in this one; compute-sanitizer finds the faulty access",
+        remedy="restart the process, nothing more runs in this one; compute-sanitizer finds the cause",
     )
 
 
@@ -144,7 +144,7 @@ def _no_memory(got: str) -> OutOfMemoryError:
     return OutOfMemoryError(
         field="device memory",
         got=got,
-        expected="room for the outputs",
+        expected="enough free memory",
         remedy="free arrays, lower max_in_flight, split the batch, or pass out= and lse= of your own",
     )
 

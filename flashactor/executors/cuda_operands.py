@@ -1,9 +1,9 @@
-"""What the cuda executor asks of a request's arrays: their device, the streams behind them, room for outputs."""
+"""What the cuda executor asks of arrays: their device, the streams behind them, room for outputs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from flashactor.allocation import allocate
 from flashactor.arrays import ArrayView, Device
@@ -70,13 +70,14 @@ def forward_outputs(operands: Operands) -> tuple[ArrayView, ArrayView]:
     return out, lse
 
 
-def producer_streams(views: Iterable[ArrayView]) -> tuple[int, ...]:
-    """The streams, each once, on which the libraries of these arrays enqueue work from this thread.
+def producer_streams(operands: Operands, out: ArrayView, lse: ArrayView) -> tuple[int, ...]:
+    """The streams, each once, on which the arrays' libraries enqueue work from this thread.
 
     A kernel must wait for them: the inputs may be unfinished, and a caching allocator may hand out memory
     for an output while earlier work of the same stream still uses it.
     """
-    return tuple(dict.fromkeys(_STREAMS.get(view.library, _unknown)(view) for view in views))
+    views = dict(named_views(operands)) | {"out": out, "lse": lse}
+    return tuple(dict.fromkeys(_STREAMS.get(view.library, _unknown)(view) for view in views.values()))
 
 
 def _unknown(view: ArrayView) -> int:

@@ -46,6 +46,7 @@ def test_the_module_loads_neither_cuda_nor_numpy():
     program = (
         "import sys\n"
         "import flashactor.executors.cuda\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'cuda', 'numpy', 'torch', 'cupy'}))\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'cuda', 'numpy', 'torch', 'cupy'}))\n"
     )
     assert without_devices(program) == "[]"

@@ -73,7 +73,7 @@ def modules():
         yield name, path
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda x: x if isinstance(x, str) else "")
 def test_imports_go_down(module, path):
     assert list(violations(module, path)) == []
 

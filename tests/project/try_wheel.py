@@ -1,6 +1,6 @@
 """Try a wheel away from the sources: install it into a fresh environment, then compute and compile with it.
 
-    python tests/project/try_wheel.py dist     # after `python -m build --wheel`; `make wheel` does both
+python tests/project/try_wheel.py dist     # after `python -m build --wheel`; `make wheel` does both
 """
 
 from __future__ import annotations

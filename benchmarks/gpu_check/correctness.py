@@ -1,0 +1,119 @@
+"""Runs cases through an actor and judges the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu_check.cases import Case, Layout, Shape
+from benchmarks.gpu_check.judge import Verdict, judge
+from benchmarks.gpu_check.libraries import ArrayLibrary
+from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, reference
+from flashactor.errors import FlashAttnError
+from flashactor.kernels.spec import KernelSpec
+from flashactor.reference import AttentionParams
+
+TIMEOUT = 120.0
+"""Seconds for one answer; the first of a kernel includes compiling it."""
+
+BURST = 32
+"""Requests that the burst check has in the actor at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one case.
+
+    Attributes:
+        title: the case.
+        ratio: error as a share of what is allowed; above 1 is a failure.
+        lse_error: largest error of lse.
+        problem: what is wrong, in one line; None if nothing is.
+    """
+
+    title: str
+    ratio: float
+    lse_error: float
+    problem: str | None
+
+
+Values = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
+def random_values(case: Case, seed: int = 0) -> Values:
+    """q, k and v of a case, in the kernel's type."""
+    rng = np.random.default_rng(seed)
+    s, d = case.shape, case.head_dim
+    name = case.spec.dtype.numpy_name
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    q = s.std * rng.standard_normal((s.batch, s.seqlen_q, s.heads_q, d))
+    k = s.std * rng.standard_normal((s.batch, s.seqlen_k, s.heads_kv, d))
+    v = rng.standard_normal((s.batch, s.seqlen_k, s.heads_kv, d))
+    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
+
+
+def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: list[Case]) -> Iterator[Checked]:
+    """Send each case and judge its answer; an error of the actor is a failed case."""
+    for case in cases:
+        yield _check(actor, library, case)
+
+
+def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: KernelSpec) -> Iterator[Checked]:
+    """Send many requests at once and drop their arrays, so that only the executor keeps them alive."""
+    # Long enough that launches overlap completions.
+    case = Case(spec, Shape("burst", 1, 4 * spec.tile_m + 1, 8 * spec.tile_n + 1, 4, 2))
+    values = [random_values(case, seed) for seed in range(BURST)]
+    pending = []
+    for each in values:
+        pending.append(actor.ask(_message(case, *(library.put(x, case.shape.layout) for x in each))))
+        library.scribble(max(x.size for x in each))
+    for index, each in enumerate(values):
+        title = f"{case}, {index + 1} of {BURST} at once"
+        try:
+            reply = pending[index].result(TIMEOUT)
+        except FlashAttnError as error:
+            yield _failed(title, error)
+        else:
+            yield _checked(title, _verdict(case, each, library.get(reply.out), library.get(reply.lse)))
+
+
+def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
+    values = random_values(case)
+    layout = case.shape.layout
+    q, k, v = (library.put(x, layout) for x in values)
+    # Contiguous outputs come from the executor; the others prove that it keeps to the caller's strides.
+    out = None
+    if layout is not Layout.CONTIGUOUS:
+        out = library.empty(values[0].shape, case.spec.dtype, layout)
+    try:
+        reply = actor.ask(_message(case, q, k, v, out)).result(TIMEOUT)
+    except FlashAttnError as error:
+        return _failed(str(case), error)
+    return _checked(str(case), _verdict(case, values, library.get(reply.out), library.get(reply.lse)))
+
+
+def _message(case: Case, q: Any, k: Any, v: Any, out: Any = None) -> FlashAttnMsg:
+    mask = MaskKind.causal() if case.spec.causal else MaskKind.full()
+    return FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, k, v, out=out, mask=mask))
+
+
+def _verdict(case: Case, values: Values, out: NDArray[Any], lse: NDArray[Any]) -> Verdict:
+    q, k, v = values
+    params = AttentionParams(case.head_dim**-0.5, window_right=0 if case.spec.causal else -1)
+    exact, exact_lse = reference.forward(q, k, v, params)
+    low, _ = reference.forward_low_precision(q, k, v, params, case.spec.dtype.tag)
+    return judge(out, lse, exact, exact_lse, low)
+
+
+def _checked(title: str, verdict: Verdict) -> Checked:
+    ratio = verdict.error / verdict.allowed if verdict.allowed else float(verdict.error > 0.0)
+    return Checked(title, ratio, verdict.lse_error, verdict.problem)
+
+
+def _failed(title: str, error: FlashAttnError) -> Checked:
+    return Checked(title, float("inf"), float("inf"), f"{type(error).__name__}: {error}")

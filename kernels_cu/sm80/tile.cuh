@@ -1,0 +1,68 @@
+// Tiles in shared memory: [rows][HeadDim] of 16-bit elements, 16-byte chunks swizzled within each row.
+//
+// ldmatrix reads one chunk of each of eight consecutive rows at once, so these must lie in different banks.
+// With rows of a multiple of 128 bytes they would all lie in the same four banks; the xor spreads them.
+#pragma once
+
+#include "common/types.cuh"
+#include "sm80/ptx.cuh"
+
+namespace flashactor {
+
+template <int HeadDim, int Threads>
+struct Tile {
+  static constexpr int kChunks = HeadDim / kChunkElements;  // of a row
+  static constexpr int kRowBytes = HeadDim * kElementBytes;
+  // Chunks that the swizzle permutes among themselves. Rows of 64, 192, ... bytes alternate between the two
+  // halves of the banks by themselves, so there four chunks and every other row are enough.
+  static constexpr int kSpan = kChunks % 8 == 0 ? 8 : 4;
+  static_assert(HeadDim % 32 == 0);
+
+  static __device__ __forceinline__ int swizzle(int row) { return kSpan == 8 ? row & 7 : (row >> 1) & 3; }
+
+  // Byte offset of a chunk. `chunk_of_lane` < kSpan varies by lane, `chunk` is even and known at compile time:
+  // the xor with a constant is all that a loop over chunks costs.
+  static __device__ __forceinline__ u32 lane_offset(int row, int chunk_of_lane) {
+    return row * kRowBytes + ((chunk_of_lane ^ swizzle(row)) * kChunkBytes);
+  }
+  static __device__ __forceinline__ u32 at(u32 lane_address, int chunk) {
+    return (lane_address ^ ((chunk & (kSpan - 1)) * kChunkBytes)) + (chunk & ~(kSpan - 1)) * kChunkBytes;
+  }
+
+  // Copies `Rows` rows from global memory with all threads of the block, asynchronously. Rows from `rows` on
+  // and chunks from `chunks` on become zeros and are not read.
+  template <int Rows>
+  static __device__ __forceinline__ void load(u32 tile, const u16* source, i64 stride, int rows, int chunks) {
+    if (rows >= Rows && chunks == kChunks) {
+      copy<Rows, false>(tile, source, stride, rows, chunks);
+    } else {
+      copy<Rows, true>(tile, source, stride, rows, chunks);
+    }
+  }
+
+ private:
+  template <int Rows, bool Guarded>
+  static __device__ __forceinline__ void copy(u32 tile, const u16* source, i64 stride, int rows, int chunks) {
+    constexpr int kRowStep = Threads / kSpan;
+    // The swizzle repeats every 8 rows, so one offset serves all of a thread's rows.
+    static_assert(kRowStep % 8 == 0 && Rows % kRowStep == 0);
+    const int row = threadIdx.x / kSpan;
+    const int chunk = threadIdx.x % kSpan;
+    const u32 destination = tile + lane_offset(row, chunk);
+    const u16* from = source + row * stride + chunk * kChunkElements;
+#pragma unroll
+    for (int r = 0; r < Rows; r += kRowStep, from += kRowStep * stride) {
+#pragma unroll
+      for (int c = 0; c < kChunks; c += kSpan) {
+        const u32 to = destination + r * kRowBytes + c * kChunkBytes;
+        if constexpr (Guarded) {
+          cp_async_16_or_zero(to, from + c * kChunkElements, row + r < rows && chunk + c < chunks);
+        } else {
+          cp_async_16(to, from + c * kChunkElements);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace flashactor
