@@ -1,8 +1,9 @@
 """The executor that launches kernels on a device: one stream, a bounded number in flight, one waiting thread.
 
 ``submit`` enqueues and returns; the completion thread waits for the kernels' events in order and answers.
-Arrays stay alive until the event of the kernel that touches them, so no allocator can hand their memory to
-anyone else while the kernel runs.
+Arrays, outputs too, stay alive until the event of the kernel that touches them, so no allocator can hand
+their memory to anyone else while the kernel runs. (PyTorch's ``record_stream`` is no alternative: it makes
+the allocator use this stream when a tensor dies, which may be after ``close`` has destroyed it.)
 """
 
 from __future__ import annotations

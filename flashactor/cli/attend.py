@@ -1,0 +1,143 @@
+"""``flashactor attend``: arrays from files through a real actor, and the outputs into a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashactor.cli import options as common
+from flashactor.cli.output import print_pairs
+from flashactor.types import DType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flashactor.actor.reply import AttentionReply
+    from flashactor.requests import Fa2FwdRequest, VarlenFwdRequest
+
+DESCRIPTION = """\
+Compute attention of arrays in files and write out and lse into an .npz file.
+
+Files: q.npy k.npy v.npy; or one .npz or .safetensors file with arrays q, k, v and, optionally, alibi_slopes,
+sink_logits, softmax_scale, cu_seqlens_q and cu_seqlens_k.
+Shapes: [batch, seqlen, heads, head_dim] or, for one sequence, [seqlen, heads, head_dim]; with cu_seqlens
+[total_tokens, heads, head_dim].
+The output file holds out in q's type (bfloat16 as float32, which .npz files can hold) and lse as float32.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser = commands.add_parser(
+        "attend",
+        help="compute attention of arrays in files",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="q.npy k.npy v.npy, or one file")
+    common.add_mask_options(parser)
+    parser.add_argument("--sink", type=int, default=0, metavar="N", help="leading keys that stay visible")
+    parser.add_argument("--alibi", type=Path, metavar="FILE", help="ALiBi slopes, .npy of [heads]")
+    parser.add_argument("--scale", type=float, help="softmax scale; default 1 / sqrt(head_dim)")
+    parser.add_argument("--softcap", type=float, default=0.0, help="cap of the scores; 0 is off")
+    parser.add_argument("--dtype", type=common.dtype, help="convert q, k and v to f16 or bf16 first")
+    parser.add_argument("--arch", type=common.arch, help="architecture to plan for; default: the device's")
+    parser.add_argument(
+        "--executor", choices=("auto", "cuda", "reference"), default="auto", help="what computes"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("out.npz"), metavar="FILE", help="default: out.npz"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load, ask, write, report."""
+    from flashactor.actor.messages import FlashAttnMsg
+    from flashactor.cli.loading import load_arrays, load_npy, prepare
+    from flashactor.service import FlashAttnActor
+
+    if options.dtype is not None and options.dtype.is_fp8:
+        raise common.reject(
+            "--dtype", options.dtype.tag, "f16 or bf16", "store fp8 arrays with their descales"
+        )
+    _require_folder(options.output)
+    arrays = load_arrays(options.files)
+    if options.alibi is not None:
+        arrays["alibi_slopes"] = load_npy(options.alibi)
+    for name in "qkv":
+        arrays[name] = prepare(name, arrays[name], options.dtype)
+    request = _request(arrays, options)
+    with FlashAttnActor.start(executor=options.executor) as actor:
+        reply = actor.ask(FlashAttnMsg.forward(request)).result()
+    _write(options.output, reply, squeeze=arrays["q"].ndim == 3 and "cu_seqlens_q" not in arrays)
+    _report(options.output, reply)
+    return 0
+
+
+def _require_folder(output: Path) -> None:
+    """Before anything is computed: can the output be written?"""
+    if not output.parent.is_dir():
+        raise common.reject(
+            "--output", output, "a file in a folder that exists", f"make {output.parent} first"
+        )
+    if output.is_dir():
+        raise common.reject("--output", output, "a file, not a folder", "name a file")
+
+
+def _request(
+    arrays: dict[str, NDArray[Any]], options: argparse.Namespace
+) -> Fa2FwdRequest | VarlenFwdRequest:
+    import numpy as np
+
+    from flashactor.requests import Fa2FwdRequest, VarlenFwdRequest
+
+    q, k, v = (arrays[name] for name in "qkv")
+    vectors: dict[str, Any] = {
+        name: np.ascontiguousarray(arrays[name], np.float32)
+        for name in ("alibi_slopes", "sink_logits")
+        if name in arrays
+    }
+    scale = options.scale
+    if scale is None and "softmax_scale" in arrays:
+        scale = arrays["softmax_scale"].item()
+    fields: dict[str, Any] = {
+        **vectors,
+        "mask": common.mask_of(options),
+        "sink_tokens": options.sink,
+        "softmax_scale": scale,
+        "softcap": options.softcap,
+        "arch": options.arch,
+    }
+    if "cu_seqlens_q" in arrays:
+        offsets_q = arrays["cu_seqlens_q"].astype(np.int32)
+        offsets_k = arrays.get("cu_seqlens_k", offsets_q).astype(np.int32)
+        return VarlenFwdRequest.from_arrays(q, k, v, offsets_q, offsets_k, **fields)
+    if q.ndim == k.ndim == v.ndim == 3:
+        q, k, v = q[None], k[None], v[None]
+    return Fa2FwdRequest.from_arrays(q, k, v, **fields)
+
+
+def _write(output: Path, reply: AttentionReply, *, squeeze: bool) -> None:
+    import numpy as np
+
+    out, lse = (reply.out[0], reply.lse[0]) if squeeze else (reply.out, reply.lse)
+    if out.dtype.name == DType.BF16.numpy_name:
+        out = out.astype(np.float32)
+    with output.open("wb") as file:
+        np.savez(file, out=out, lse=lse)
+
+
+def _report(output: Path, reply: AttentionReply) -> None:
+    timings = reply.timings
+    print_pairs(
+        (
+            ("kernel name", reply.kernel_name),
+            ("key", f"{reply.key.stable_hash():016x}"),
+            ("computed by", reply.executor),
+            ("out", f"{'x'.join(map(str, reply.out.shape))} {reply.out.dtype.name}"),
+            ("time", f"{timings.total * 1e3:.1f} ms, {timings.compiled * 1e3:.1f} of it for the kernel"),
+            ("written to", str(output)),
+        ),
+    )

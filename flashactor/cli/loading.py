@@ -1,0 +1,114 @@
+"""Reading arrays for ``flashactor attend``: three .npy files, or one .npz or .safetensors file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.arrays import VECTOR_BYTES
+from flashactor.cli.options import reject
+from flashactor.errors import OperandError
+from flashactor.types import DType
+
+Array = NDArray[Any]
+
+
+def load_arrays(paths: list[Path]) -> dict[str, Array]:
+    """The arrays by name: q, k and v, and what else the one file holds.
+
+    Raises:
+        RequestError: a file that is missing or is not what its name says; OSError: it cannot be read.
+    """
+    if len(paths) == 3:
+        return dict(zip("qkv", (load_npy(path) for path in paths), strict=True))
+    if len(paths) != 1:
+        raise reject("files", len(paths), "three .npy files, or one .npz or .safetensors", "pass q, k and v")
+    arrays = _load_container(paths[0])
+    missing = [name for name in "qkv" if name not in arrays]
+    if missing:
+        raise reject(
+            str(paths[0]),
+            "arrays " + (", ".join(sorted(arrays)) or "none"),
+            "arrays q, k and v",
+            f"store {', '.join(missing)} in the file",
+        )
+    return arrays
+
+
+def load_npy(path: Path) -> Array:
+    """One array from a .npy file; never unpickles.
+
+    Raises:
+        RequestError: not a .npy file of numbers.
+    """
+    _require_file(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, "a .npy file of numbers", error) from error
+    if not isinstance(array, np.ndarray):
+        raise reject(str(path), "several arrays", "one array in a .npy file", "pass the .npz file alone")
+    return array
+
+
+def _load_container(path: Path) -> dict[str, Array]:
+    _require_file(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        with np.load(path, allow_pickle=False) as container:
+            if not hasattr(container, "files"):
+                raise reject(str(path), "one array", "an .npz file with q, k and v", "pass three .npy files")
+            return {name: container[name] for name in container.files if container[name].dtype.kind in "fiV"}
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, "an .npz or .safetensors file", error) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _unreadable(path, "a .safetensors file", error) from error
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise reject(str(path), "no such file", "a file", "check the path")
+    if not path.is_file():
+        raise reject(str(path), "not a regular file", "a file", "check the path")
+
+
+def _unreadable(path: Path, expected: str, error: Exception) -> OperandError:
+    return OperandError(
+        field=str(path),
+        got=f"something else, pickled, or damaged ({type(error).__name__})",
+        expected=expected,
+        remedy="write it again with np.save, np.savez or safetensors; pickled arrays are never read",
+    )
+
+
+def prepare(name: str, array: Array, dtype: DType | None) -> Array:
+    """An operand as kernels take it: converted if the user said to what, and aligned.
+
+    Raises:
+        OperandError: a type that has to be converted, and no ``--dtype``.
+    """
+    if dtype is not None and not dtype.is_fp8:
+        array = array.astype(getattr(ml_dtypes, dtype.numpy_name, dtype.numpy_name), copy=False)
+    elif array.dtype.name in ("float32", "float64"):
+        raise OperandError(
+            field=f"{name}.dtype",
+            got=array.dtype.name,
+            expected="float16 or bfloat16",
+            remedy="pass --dtype bf16 or --dtype f16 to convert",
+        )
+    aligned = array.ctypes.data % VECTOR_BYTES == 0 and array.flags.c_contiguous
+    return array if aligned else np.copy(array, order="C")

@@ -1,0 +1,130 @@
+"""The support table: each feature as a request that needs it, put to each implementation.
+
+python -m flashactor.cli.support --update README.md     # make docs
+python -m flashactor.cli.support --check README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashactor.kernels.select import IMPLEMENTATIONS
+from flashactor.requests import (
+    AttentionRequest,
+    ChunkedPrefillRequest,
+    ChunkLayout,
+    CumulativeSeqlens,
+    Fa2BwdRequest,
+    Fa2FwdRequest,
+    Fa3FwdFp8Request,
+    PagedAttentionRequest,
+    PagedKvCache,
+    VarlenBwdRequest,
+    VarlenFwdRequest,
+)
+from flashactor.types import DType, MaskKind, PositionBias, SmArch
+
+BEGIN, END = "<!-- support-table:begin -->", "<!-- support-table:end -->"
+SEQLENS = CumulativeSeqlens(1, 1, 1, 1, 1)
+
+
+def _cell(**fields: Any) -> dict[str, Any]:
+    return {"arch": SmArch.SM90A, "dtype": DType.BF16, "head_dim": 128, **fields}
+
+
+def _dense(**fields: Any) -> AttentionRequest:
+    return Fa2FwdRequest(**_cell(**fields))
+
+
+def _learned_sinks() -> AttentionRequest:
+    one = np.ones((1, 1, 1, 8), np.float16)
+    logits = np.zeros(1, np.float32)
+    return Fa2FwdRequest.from_arrays(one, one, one, sink_logits=logits, arch=SmArch.SM90A)
+
+
+FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
+    ("forward, bf16", lambda: _dense()),
+    ("forward, f16", lambda: _dense(dtype=DType.F16)),
+    ("forward, fp8 (e4m3, e5m2)", lambda: Fa3FwdFp8Request(**_cell(dtype=DType.F8E4M3))),
+    ("head_dim: every multiple of 8 up to 256", lambda: _dense(head_dim=72)),
+    ("causal mask, seqlen_q and seqlen_k may differ", lambda: _dense(mask=MaskKind.causal())),
+    ("sliding window, causal", lambda: _dense(mask=MaskKind.sliding_causal(8))),
+    ("sliding window, both sides", lambda: _dense(mask=MaskKind.sliding_full(8))),
+    ("sink tokens", lambda: _dense(mask=MaskKind.causal(), sink_tokens=4)),
+    ("learned sink logits", _learned_sinks),
+    ("ALiBi", lambda: _dense(bias=PositionBias.ALIBI)),
+    ("softcap", lambda: _dense(softcap=30.0)),
+    ("dropout", lambda: _dense(dropout_p=0.1)),
+    ("GQA and MQA", lambda: _dense(gqa_ratio=8)),
+    ("packed sequences (varlen)", lambda: VarlenFwdRequest(**_cell(), seqlens=SEQLENS)),
+    (
+        "paged KV cache, NHD and HND",
+        lambda: PagedAttentionRequest(**_cell(), cache=PagedKvCache(1, 16, 1, 128, 1), num_seqs=1),
+    ),
+    (
+        "chunked prefill with append",
+        lambda: ChunkedPrefillRequest(**_cell(), seqlens=SEQLENS, chunk=ChunkLayout(1, 0)),
+    ),
+    ("backward, dense", lambda: Fa2BwdRequest(**_cell())),
+    ("backward, packed", lambda: VarlenBwdRequest(**_cell(), seqlens=SEQLENS)),
+)
+"""Every feature of a request, as a request that needs it."""
+
+
+def support_table() -> str:
+    """The table in Markdown: a tick, or the first reason against."""
+    names = [impl.name for impl in IMPLEMENTATIONS]
+    lines = [
+        "| feature | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "| --- " * (len(names) + 1) + "|",
+    ]
+    for feature, make in FEATURES:
+        request = make()
+        cells = (impl.reasons_against(request, SmArch.SM90A) for impl in IMPLEMENTATIONS)
+        lines.append(f"| {feature} | " + " | ".join(_verdict(reasons) for reasons in cells) + " |")
+    return "\n".join(lines)
+
+
+def _verdict(reasons: tuple[str, ...]) -> str:
+    return f"no: {reasons[0]}" if reasons else "✓"
+
+
+def refreshed(page: str) -> str:
+    """A page with the table between its markers brought up to date.
+
+    Raises:
+        ValueError: the page has no markers.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} ... {END} in the page")
+    return f"{before}{BEGIN}\n{support_table()}\n{END}{after}"
+
+
+def main() -> int:
+    """Update the pages, or say which are stale."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--update", action="store_true", help="rewrite the table in each page")
+    mode.add_argument("--check", action="store_true", help="exit with 1 if a page is stale")
+    parser.add_argument("pages", type=Path, nargs="+")
+    options = parser.parse_args()
+    stale = [page for page in options.pages if refreshed(page.read_text()) != page.read_text()]
+    for page in stale:
+        if options.update:
+            page.write_text(refreshed(page.read_text()))
+        print(f"{page}: {'updated' if options.update else 'stale, run make docs'}")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

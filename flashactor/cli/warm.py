@@ -1,0 +1,184 @@
+"""``flashactor warm``: compile kernels into the cache ahead of time, on any machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from flashactor.cli import options as common
+from flashactor.cli.output import print_json
+from flashactor.errors import CompileError
+from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.kernels.spec import KernelSpec
+from flashactor.settings import Settings
+from flashactor.types import DType, SmArch
+
+if TYPE_CHECKING:
+    from flashactor.compiler.cache import CachedKernel
+
+SECONDS_PER_KERNEL = 0.35
+"""What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
+
+
+def add_parser(commands: Any) -> None:
+    """The command's options."""
+    parser = commands.add_parser(
+        "warm",
+        help="compile kernels into the cache ahead of time",
+        description="Compile every kernel that matches the options; without options, all kernels of the "
+        "device's architecture, or of every architecture where there is no device.",
+    )
+    parser.add_argument("--arch", type=common.arch, nargs="+", metavar="ARCH", help="sm_80, sm_90a, ...")
+    parser.add_argument("--dtype", type=common.dtype, nargs="+", metavar="DTYPE", help="f16, bf16")
+    parser.add_argument("--head-dim", type=int, nargs="+", metavar="N", help="multiples of 8 up to 256")
+    parser.add_argument("--mask", choices=("causal", "full"), nargs="+", help="default: both")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the kernels and compile none")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compile what matches; 1 if any of it failed."""
+    if options.jobs < 1:
+        raise common.reject("--jobs", options.jobs, "at least 1", "leave it out to use all cores")
+    specs = matching_specs(options)
+    if options.dry_run:
+        _dry_run(specs, options)
+        return 0
+    start = perf_counter()
+    from flashactor.compiler.cache import CubinCache
+
+    cache = CubinCache(Settings.from_environment().cache_dir)
+    with _progress(len(specs), quiet=options.json) as advance:
+        outcomes = _compile_all(specs, cache.get_or_compile, options.jobs, advance)
+    return _summarise(outcomes, perf_counter() - start, options.json)
+
+
+def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
+    """The kernels that the options name.
+
+    Raises:
+        RequestError: options that no kernel matches.
+    """
+    dtypes = options.dtype or [DType.F16, DType.BF16]
+    masks = options.mask or ["full", "causal"]
+    found: dict[KernelSpec, None] = {}
+    for arch in options.arch or _default_archs():
+        padded = {forward_spec(arch, DType.BF16, n, True).head_dim for n in _head_dims(options)}
+        for spec in all_specs(arch):
+            mask = "causal" if spec.causal else "full"
+            if spec.dtype in dtypes and mask in masks and (not padded or spec.head_dim in padded):
+                found[spec] = None
+    if not found:
+        raise common.reject(
+            "--dtype",
+            ", ".join(dtype.tag for dtype in dtypes),
+            "a type that has kernels: f16, bf16",
+            "pick one",
+        )
+    return list(found)
+
+
+def _head_dims(options: argparse.Namespace) -> list[int]:
+    from flashactor.dispatch import HEAD_DIMS
+
+    head_dims: list[int] = options.head_dim or []
+    for head_dim in head_dims:
+        if head_dim not in HEAD_DIMS:
+            raise common.reject("--head-dim", head_dim, "a multiple of 8 from 8 to 256", "pad the heads")
+    return head_dims
+
+
+def _default_archs() -> list[SmArch]:
+    from flashactor.executors.cuda import device_arch, device_count
+
+    return [device_arch()] if device_count() else list(SmArch)
+
+
+def _dry_run(specs: list[KernelSpec], options: argparse.Namespace) -> None:
+    estimate = len(specs) * SECONDS_PER_KERNEL / options.jobs
+    if options.json:
+        print_json({"kernels": [spec.label for spec in specs], "estimated_seconds": round(estimate, 1)})
+        return
+    for spec in specs:
+        print(spec.label)
+    print(f"{len(specs)} kernels, about {estimate:.0f} s with {options.jobs} jobs if none is cached")
+
+
+Outcome = tuple[KernelSpec, "CachedKernel | CompileError"]
+
+
+def _compile_all(
+    specs: list[KernelSpec],
+    get: Callable[[KernelSpec], CachedKernel],
+    jobs: int,
+    advance: Callable[[str], None],
+) -> list[Outcome]:
+    """Each kernel or its compile error. Ctrl-C drops what has not begun; what is done stays in the cache."""
+    outcomes: list[Outcome] = []
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        pending: dict[Future[CachedKernel], KernelSpec] = {pool.submit(get, spec): spec for spec in specs}
+        while pending:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                spec = pending.pop(future)
+                try:
+                    outcomes.append((spec, future.result()))
+                except CompileError as error:
+                    outcomes.append((spec, error))
+                advance(spec.label)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return outcomes
+
+
+@contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, one line a kernel in a pipe, nothing for ``--json``."""
+    if quiet:
+        yield lambda label: None
+    elif not sys.stdout.isatty():
+        yield lambda label: print(label, flush=True)
+    else:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        with Progress(*columns) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda label: progress.update(task, advance=1, description=label)
+
+
+def _summarise(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:
+    failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, CompileError)]
+    sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, CompileError)]
+    compiled = sources.count("compiled")
+    if as_json:
+        print_json(
+            {
+                "kernels": len(outcomes),
+                "compiled": compiled,
+                "cached": len(sources) - compiled,
+                "failed": [
+                    {"kernel": label, "error": str(error), "log": error.log} for label, error in failed
+                ],
+                "seconds": round(seconds, 3),
+            }
+        )
+    else:
+        print(
+            f"{len(outcomes)} kernels in {seconds:.1f} s: {compiled} compiled, "
+            f"{len(sources) - compiled} were cached, {len(failed)} failed"
+        )
+        for label, error in failed:
+            print(f"flashactor: error: {label}: {error}", file=sys.stderr)
+    return 1 if failed else 0
