@@ -15,6 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from flashactor.errors import OperandError
+from flashactor.streams import LEGACY_DEFAULT_STREAM, current_stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +61,8 @@ class ArrayView:
         library: top-level module of the array's type (``numpy``, ``torch``, ...): it allocates outputs.
         array: the caller's own object.
         writable: whether results may be written into it.
+        stream: handle of the stream that work on a device array was going to when the view was made. It is
+            read on the caller's thread, since libraries keep a current stream for each thread.
     """
 
     shape: tuple[int, ...]
@@ -70,6 +73,7 @@ class ArrayView:
     library: str
     array: Any = field(repr=False, compare=False)
     writable: bool = True
+    stream: int = LEGACY_DEFAULT_STREAM
     keep_alive: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -339,14 +343,16 @@ def _of_dlpack(array: Any, name: str) -> ArrayView:
     if tensor.type_lanes != 1:
         dtype += f" with {tensor.type_lanes} lanes"
     shape = tuple(tensor.shape[: tensor.ndim])
+    library = type(array).__module__.partition(".")[0]
     return ArrayView(
         shape=shape,
         strides=tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _compact_strides(shape),
         dtype=_supported_dtype(name, dtype),
         device=HOST if kind == "cpu" else Device(kind, tensor.device_id),
         pointer=(tensor.data or 0) + tensor.byte_offset,
-        library=type(array).__module__.partition(".")[0],
+        library=library,
         array=array,
+        stream=current_stream(library, tensor.device_id) if kind == "cuda" else LEGACY_DEFAULT_STREAM,
         keep_alive=capsule,
     )
 
@@ -360,16 +366,25 @@ def _of_cuda_array_interface(array: Any, name: str) -> ArrayView:
     shape = tuple(interface["shape"])
     byte_strides = interface.get("strides")
     supported = _supported_dtype(name, dtype.name)
+    library = type(array).__module__.partition(".")[0]
+    # The interface does not say which device; libraries that know put it on the array.
+    ordinal = getattr(getattr(array, "device", None), "id", 0)
     return ArrayView(
         shape=shape,
         strides=_element_strides(name, byte_strides, dtype.itemsize)
         if byte_strides
         else _compact_strides(shape),
         dtype=supported,
-        # The interface does not say which device; libraries that know put it on the array.
-        device=Device("cuda", getattr(getattr(array, "device", None), "id", 0)),
+        device=Device("cuda", ordinal),
         pointer=pointer,
-        library=type(array).__module__.partition(".")[0],
+        library=library,
         array=array,
         writable=not read_only,
+        stream=_interface_stream(interface.get("stream"), library, ordinal),
     )
+
+
+def _interface_stream(stream: int | None, library: str, ordinal: int) -> int:
+    if stream is None:
+        return current_stream(library, ordinal)
+    return LEGACY_DEFAULT_STREAM if stream == 1 else stream  # 1 is the interface's name for it

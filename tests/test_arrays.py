@@ -127,6 +127,13 @@ def test_cuda_array_interface():
         view.to_numpy()
 
 
+@pytest.mark.parametrize(("exported", "handle"), [(None, 0), (1, 0), (2, 2), (0x55, 0x55)])
+def test_the_stream_of_the_cuda_array_interface(exported, handle):
+    array = CudaArray((2, 8))
+    array.__cuda_array_interface__["stream"] = exported
+    assert ArrayView.of(array, "q").stream == handle
+
+
 def test_a_view_of_a_view_is_itself():
     view = ArrayView.of(np.zeros(4), "q")
     assert ArrayView.of(view, "k") is view

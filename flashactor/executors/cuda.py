@@ -64,8 +64,8 @@ class _InFlight:
 class CudaExecutor:
     """Launches kernels on one device, on a stream of its own.
 
-    A launch waits for the work that the inputs' library has enqueued on the stream that is current on the
-    thread that calls ``submit``; inputs of other streams must be complete, or ordered before that stream.
+    A launch waits for the work on the stream that was current, in the inputs' library, on the thread that
+    made the request. Inputs of yet other streams must be complete, or ordered before that one.
 
     Attributes:
         arch: the device's architecture.

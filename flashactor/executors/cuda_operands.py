@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from flashactor.allocation import allocate
 from flashactor.arrays import ArrayView, Device
@@ -11,9 +10,6 @@ from flashactor.errors import OperandError, RequestError
 from flashactor.requests import AttentionRequest
 from flashactor.requests.operands import Operands
 from flashactor.types import SmArch
-
-LEGACY_DEFAULT_STREAM = 0
-"""Handle of the stream that work goes to when nobody names one."""
 
 
 def named_views(operands: Operands) -> Iterator[tuple[str, ArrayView]]:
@@ -71,35 +67,14 @@ def forward_outputs(operands: Operands) -> tuple[ArrayView, ArrayView]:
 
 
 def producer_streams(operands: Operands, out: ArrayView, lse: ArrayView) -> tuple[int, ...]:
-    """The streams, each once, on which the arrays' libraries enqueue work from this thread.
+    """The streams, each once, whose work a kernel must wait for.
 
-    A kernel must wait for them: the inputs may be unfinished, and a caching allocator may hand out memory
-    for an output while earlier work of the same stream still uses it.
+    The inputs may be unfinished, and a caching allocator may hand out memory for an output while earlier
+    work of the same stream still uses it.
     """
-    views = dict(named_views(operands)) | {"out": out, "lse": lse}
-    return tuple(dict.fromkeys(_STREAMS.get(view.library, _unknown)(view) for view in views.values()))
-
-
-def _unknown(view: ArrayView) -> int:
-    return LEGACY_DEFAULT_STREAM
-
-
-def _torch(view: ArrayView) -> int:
-    stream: int = sys.modules["torch"].cuda.current_stream(view.device.ordinal).cuda_stream
-    return stream
-
-
-def _cupy(view: ArrayView) -> int:
-    cupy = sys.modules["cupy"]
-    with cupy.cuda.Device(view.device.ordinal):
-        stream: int = cupy.cuda.get_current_stream().ptr
-    return stream
-
-
-def _jax(view: ArrayView) -> int:
-    # XLA shows its streams to nobody; waiting on the host until the array is there is its public way.
-    view.array.block_until_ready()
-    return LEGACY_DEFAULT_STREAM
-
-
-_STREAMS: dict[str, Callable[[ArrayView], int]] = {"torch": _torch, "cupy": _cupy, "jaxlib": _jax}
+    views = (dict(named_views(operands)) | {"out": out, "lse": lse}).values()
+    for view in views:
+        if view.library == "jaxlib":
+            # XLA shows its streams to nobody; waiting on the host until the array is there is its public way.
+            view.array.block_until_ready()
+    return tuple(dict.fromkeys(view.stream for view in views))

@@ -226,6 +226,19 @@ def test_the_stream_waits_for_the_librarys_current_stream(driver, executor, monk
     assert set(asked) == {0}
 
 
+def test_the_stream_is_that_of_the_thread_that_made_the_request(driver, executor, monkeypatch):
+    class Tensor(DeviceArray):
+        __module__ = "torch"
+
+    current = SimpleNamespace(cuda_stream=0x7000)
+    cuda = SimpleNamespace(current_stream=lambda ordinal: current)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    made_here = request(Tensor)
+    current.cuda_stream = 0x8000  # what the actor's thread would see
+    submit(executor, made_here)
+    assert driver.named("wait_for") == [("own stream", 0x7000)]
+
+
 def test_streams_of_two_libraries_are_both_waited_for(driver, executor, monkeypatch):
     class Array(DeviceArray):
         __module__ = "cupy"

@@ -16,6 +16,7 @@ ROWS = [
     (0, "flashactor.types", set()),
     (0, "flashactor.registry", set()),
     (0, "flashactor.settings", {"platformdirs"}),
+    (0, "flashactor.streams", set()),
     (1, "flashactor.arrays", {"numpy", "ml_dtypes"}),
     (1, "flashactor.allocation", {"numpy", "ml_dtypes"}),
     (1, "flashactor.reference", {"numpy", "ml_dtypes"}),
