@@ -98,6 +98,7 @@ def _cache_folder(folder: Path) -> str:
     from flashactor.compiler.cache import CubinCache
 
     records = CubinCache(folder).records()
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder):
         pass
     size = sum(record.size for record in records)

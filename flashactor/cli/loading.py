@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def load_npy(path: Path) -> Array:
     """
     _require_file(path)
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # np.load would leave a file open that it cannot read
+            array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, "a .npy file of numbers", error) from error
     if not isinstance(array, np.ndarray):
@@ -61,12 +63,14 @@ def _load_container(path: Path) -> dict[str, Array]:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
-        with np.load(path, allow_pickle=False) as container:
-            if not hasattr(container, "files"):
+        with path.open("rb") as file:
+            container = np.load(file, allow_pickle=False)
+            if isinstance(container, np.ndarray):
                 raise reject(str(path), "one array", "an .npz file with q, k and v", "pass three .npy files")
-            return {name: container[name] for name in container.files if container[name].dtype.kind in "fiV"}
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            arrays = {name: container[name] for name in container.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(path, "an .npz or .safetensors file", error) from error
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "fiV"}
 
 
 def _load_safetensors(path: Path) -> dict[str, Array]:

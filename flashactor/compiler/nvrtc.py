@@ -142,8 +142,9 @@ def compile_cubin(spec: Compilable, *, root: Path | None = None) -> CompiledKern
     log = io.StringIO()
     start = perf_counter()
     try:
-        program = Program(code, "c++", program_options(spec))
-        cubin = bytes(program.compile("cubin", logs=log).code)
+        # The program has no name here: a traceback would keep it, and cuda.core complains when the garbage
+        # collector frees one.
+        cubin = bytes(Program(code, "c++", program_options(spec)).compile("cubin", logs=log).code)
     except Exception as error:
         if "NVRTC_ERROR_" not in str(error):  # cuda.core does not export the type
             raise

@@ -9,18 +9,16 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from small_kernel import KERNEL, SmallSpec, write_sources
 
 from flashactor.compiler import cache as cache_module
 from flashactor.compiler.cache import CubinCache, CubinRecord
 from flashactor.compiler.nvrtc import compile_cubin, nvrtc_version, options
 from flashactor.errors import CacheCorruptError, CachePermissionError, CompileError
 from flashactor.types import SmArch
-from tests.compiler.conftest import KERNEL, SmallSpec, write_sources
 
-ROOT = Path(__file__).resolve().parents[2]
 SPEC = SmallSpec()
 
 
@@ -142,16 +140,16 @@ def test_the_key_ignores_what_people_call_the_kernel(open_cache):
 def test_another_process_finds_the_cubin(open_cache, folder, sources):
     kernel = open_cache().get_or_compile(SPEC)
     statement = f"""
+import sys
 from pathlib import Path
+sys.path[:] = {sys.path!r}
 from flashactor.compiler.cache import CubinCache
-from tests.compiler.conftest import SmallSpec
+from small_kernel import SmallSpec
 kernel = CubinCache(Path({str(folder)!r}), root=Path({str(sources)!r})).get_or_compile(SmallSpec())
 print(kernel.source, kernel.record.sha256)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", statement], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["disk", kernel.record.sha256]
+    done = subprocess.run([sys.executable, "-c", statement], check=True, stdout=subprocess.PIPE)
+    assert done.stdout.decode().split() == ["disk", kernel.record.sha256]
 
 
 def flip_a_byte(folder):

@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from small_kernel import KERNEL, SmallSpec, write_sources
 
 from flashactor.compiler import nvrtc
 from flashactor.compiler.nvrtc import (
@@ -19,7 +20,6 @@ from flashactor.compiler.nvrtc import (
 )
 from flashactor.errors import CompileError, DeviceUnavailableError
 from flashactor.types import SmArch
-from tests.compiler.conftest import KERNEL, SmallSpec, write_sources
 
 ROUTINE = """ptxas info    : 82 bytes gmem, 176 bytes cmem[4]
 ptxas info    : Compiling entry function 'k' for 'sm_90a'

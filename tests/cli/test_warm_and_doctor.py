@@ -1,0 +1,194 @@
+"""``flashactor warm`` and ``flashactor doctor``, and what all commands share."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flashactor import SmArch
+from flashactor.compiler.cache import CubinCache
+from flashactor.errors import CompileError
+from flashactor.kernels.sm80 import all_specs
+
+SMALL = ("--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16")
+
+
+def test_warm_compiles_what_matches_and_only_once(flashactor, tmp_path):
+    run = flashactor("warm", *SMALL)
+    assert (run.code, run.err) == (0, "")
+    assert "2 kernels" in run.out
+    assert "2 compiled, 0 were cached, 0 failed" in run.out
+    assert sorted(record.label for record in CubinCache(tmp_path / "cache").records()) == [
+        "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80",
+        "sm80_mma.fwd.bf16.d32.full.128x128w4.sm_80",
+    ]
+    assert "0 compiled, 2 were cached" in flashactor("warm", *SMALL).out
+
+
+def test_warm_in_a_pipe_is_plain_lines(flashactor):
+    run = flashactor("warm", *SMALL, "--mask", "causal")
+    assert run.out.splitlines()[0] == "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"
+    assert "\x1b" not in run.out
+
+
+def test_warm_json(flashactor):
+    document = json.loads(flashactor("warm", *SMALL, "--mask", "full", "--json").out)
+    assert (document["kernels"], document["compiled"], document["cached"], document["failed"]) == (
+        1,
+        1,
+        0,
+        [],
+    )
+
+
+def test_dry_run_lists_and_compiles_nothing(flashactor, tmp_path):
+    run = flashactor("warm", "--arch", "sm_90a", "--dry-run")
+    assert run.out.splitlines()[:-1] == [spec.label for spec in all_specs(SmArch.SM90A)]
+    assert "32 kernels, about" in run.out
+    assert not (tmp_path / "cache").exists()
+    document = json.loads(flashactor("warm", "--arch", "sm_90a", "sm_80", "--dry-run", "--json").out)
+    assert len(document["kernels"]) == 64
+
+
+def test_without_a_device_warm_means_every_architecture(flashactor):
+    assert f"{len(all_specs())} kernels" in flashactor("warm", "--dry-run").out
+
+
+def test_a_head_dim_is_warmed_as_the_kernel_that_serves_it(flashactor):
+    run = flashactor("warm", "--arch", "sm_80", "--head-dim", 72, 80, 96, "--dtype", "f16", "--dry-run")
+    assert run.out.count("d96") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch", "sm_75"], "sm_80"),
+        (["--head-dim", 100], "--head-dim: got 100"),
+        (["--dtype", "e4m3"], "f16, bf16"),
+        (["--jobs", 0], "--jobs"),
+        (["--mask", "sliding"], "invalid choice"),
+    ],
+    ids=str,
+)
+def test_warm_refuses_what_it_cannot_compile(flashactor, options, message):
+    run = flashactor("warm", *options)
+    assert run.code == 2
+    assert message in run.err
+    assert run.err.count("\n") == 1
+
+
+def test_a_failed_compile_is_exit_code_1_and_the_others_are_kept(flashactor, monkeypatch):
+    compile_ = CubinCache.get_or_compile
+
+    def fail_causal(self, spec):
+        if spec.causal:
+            raise CompileError(
+                "kernel source", "an error", "none", "mend it", log="line 1", source_line="x(1)"
+            )
+        return compile_(self, spec)
+
+    monkeypatch.setattr(CubinCache, "get_or_compile", fail_causal)
+    run = flashactor("warm", *SMALL)
+    assert run.code == 1
+    assert "1 compiled, 0 were cached, 1 failed" in run.out
+    assert "d32.causal" in run.err
+    document = json.loads(flashactor("warm", *SMALL, "--json").out)
+    assert document["failed"][0]["log"] == "line 1"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(flashactor, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLASHACTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    run = flashactor("warm", *SMALL)
+    assert run.code == 2
+    assert "set FLASHACTOR_CACHE_DIR" in run.err
+    assert run.err.count("\n") == 1
+
+
+def test_doctor(flashactor):
+    run = flashactor("doctor")
+    assert (run.code, run.err) == (0, "")
+    for found in ("NVRTC compiles", "cache folder", "reference executor", "CUDA device", "torch arrays"):
+        assert found in run.out
+
+
+def test_doctor_json(flashactor):
+    findings = {finding["what"]: finding for finding in json.loads(flashactor("doctor", "--json").out)}
+    assert findings["NVRTC compiles"]["works"]
+    assert findings["reference executor"]["essential"]
+    assert all(finding["remedy"] for finding in findings.values() if not finding["works"])
+
+
+def test_doctor_fails_without_a_cache_folder(flashactor, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLASHACTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    run = flashactor("doctor")
+    assert run.code == 1
+    assert "FLASHACTOR_CACHE_DIR" in run.out
+
+
+def run_process(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "flashactor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_version_and_help_load_no_heavy_library():
+    assert run_process("--version").stdout.startswith("flashactor ")
+    assert "exit codes:" in run_process("--help").stdout
+    program = (
+        "import sys\nfrom flashactor.cli.main import main\nmain(['--version'])\n"
+        "assert not {'numpy', 'cuda', 'rich', 'structlog', 'torch'} & set(sys.modules), sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flashactor", "warm", "--dry-run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(30) == 0
+    process.stderr.close()
+
+
+def test_ctrl_c_leaves_a_usable_cache(tmp_path):
+    environment = {**os.environ, "FLASHACTOR_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "flashactor", "warm", "--arch", "sm_80", "--jobs", "1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline().startswith("sm80_mma")
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert process.wait(30) == 130
+        assert time.monotonic() - started < 10
+        assert process.stderr.read() == "flashactor: interrupted\n"
+    again = run_process("warm", *SMALL, "--json", env=environment)
+    assert json.loads(again.stdout)["failed"] == []
+
+
+def test_verbose_shows_what_happens(flashactor, tmp_path):
+    (tmp_path / "cache").mkdir()
+    process = run_process(
+        "-v", "warm", *SMALL, "--mask", "full", env={**os.environ, "FLASHACTOR_CACHE_DIR": str(tmp_path)}
+    )
+    assert process.returncode == 0
+    bad = run_process("explain", env={**os.environ, "FLASHACTOR_LOG_LEVEL": "loud"})
+    assert bad.returncode == 2
+    assert "log level" in bad.stderr
