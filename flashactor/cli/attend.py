@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashactor.cli import options as common
 from flashactor.cli.output import print_pairs
+from flashactor.settings import Settings
 from flashactor.types import DType
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from flashactor.actor.reply import AttentionReply
     from flashactor.requests import Fa2FwdRequest, VarlenFwdRequest
+
+    Request = Fa2FwdRequest | VarlenFwdRequest
 
 DESCRIPTION = """\
 Compute attention of arrays in files and write out and lse into an .npz file.
@@ -55,6 +58,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load, ask, write, report."""
     from flashactor.actor.messages import FlashAttnMsg
+    from flashactor.cli.device import from_device, require_torch, to_device
     from flashactor.cli.loading import load_arrays, load_npy, prepare
     from flashactor.service import FlashAttnActor
 
@@ -68,12 +72,32 @@ def run(options: argparse.Namespace) -> int:
         arrays["alibi_slopes"] = load_npy(options.alibi)
     for name in "qkv":
         arrays[name] = prepare(name, arrays[name], options.dtype)
-    request = _request(arrays, options)
-    with FlashAttnActor.start(executor=options.executor) as actor:
+    operands, fields = _operands(arrays, options)
+    request = _request(operands, fields)
+    executor = options.executor if options.executor != "auto" else _best_executor(request)
+    with FlashAttnActor.start(executor=executor) as actor:
+        if executor == "cuda":
+            require_torch()
+            request = _request({name: to_device(x, "cuda") for name, x in operands.items()}, fields)
         reply = actor.ask(FlashAttnMsg.forward(request)).result()
-    _write(options.output, reply, squeeze=arrays["q"].ndim == 3 and "cu_seqlens_q" not in arrays)
-    _report(options.output, reply)
+        out, lse = (x if executor != "cuda" else from_device(x) for x in (reply.out, reply.lse))
+    squeeze = arrays["q"].ndim == 3 and "cu_seqlens_q" not in arrays
+    _write(options.output, *((out[0], lse[0]) if squeeze else (out, lse)))
+    _report(options.output, reply, out)
     return 0
+
+
+def _best_executor(request: Request) -> str:
+    """``auto`` for arrays of files: the device if it has a kernel for them, else the reference."""
+    from flashactor.cli.device import has_torch
+    from flashactor.executors.cuda import device_arch
+    from flashactor.executors.select import auto_executor
+    from flashactor.kernels.select import explain
+
+    chosen = auto_executor(Settings.from_environment())
+    if chosen == "cuda" and not (has_torch() and explain(request, device_arch()).chosen.spec):
+        return "reference"
+    return chosen
 
 
 def _require_folder(output: Path) -> None:
@@ -86,57 +110,58 @@ def _require_folder(output: Path) -> None:
         raise common.reject("--output", output, "a file, not a folder", "name a file")
 
 
-def _request(
+def _operands(
     arrays: dict[str, NDArray[Any]], options: argparse.Namespace
-) -> Fa2FwdRequest | VarlenFwdRequest:
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays that a request takes, by argument, and its other fields."""
     import numpy as np
 
-    from flashactor.requests import Fa2FwdRequest, VarlenFwdRequest
-
-    q, k, v = (arrays[name] for name in "qkv")
-    vectors: dict[str, Any] = {
-        name: np.ascontiguousarray(arrays[name], np.float32)
-        for name in ("alibi_slopes", "sink_logits")
-        if name in arrays
-    }
+    operands = {name: arrays[name] for name in "qkv"}
+    for name in ("alibi_slopes", "sink_logits"):
+        if name in arrays:
+            operands[name] = np.ascontiguousarray(arrays[name], np.float32)
+    if "cu_seqlens_q" in arrays:
+        operands["cu_seqlens_q"] = arrays["cu_seqlens_q"].astype(np.int32)
+        operands["cu_seqlens_k"] = arrays.get("cu_seqlens_k", arrays["cu_seqlens_q"]).astype(np.int32)
+    elif all(operands[name].ndim == 3 for name in "qkv"):
+        operands |= {name: operands[name][None] for name in "qkv"}
     scale = options.scale
     if scale is None and "softmax_scale" in arrays:
         scale = arrays["softmax_scale"].item()
-    fields: dict[str, Any] = {
-        **vectors,
+    fields = {
         "mask": common.mask_of(options),
         "sink_tokens": options.sink,
         "softmax_scale": scale,
         "softcap": options.softcap,
         "arch": options.arch,
     }
-    if "cu_seqlens_q" in arrays:
-        offsets_q = arrays["cu_seqlens_q"].astype(np.int32)
-        offsets_k = arrays.get("cu_seqlens_k", offsets_q).astype(np.int32)
-        return VarlenFwdRequest.from_arrays(q, k, v, offsets_q, offsets_k, **fields)
-    if q.ndim == k.ndim == v.ndim == 3:
-        q, k, v = q[None], k[None], v[None]
-    return Fa2FwdRequest.from_arrays(q, k, v, **fields)
+    return operands, fields
 
 
-def _write(output: Path, reply: AttentionReply, *, squeeze: bool) -> None:
+def _request(operands: dict[str, Any], fields: dict[str, Any]) -> Request:
+    from flashactor.requests import Fa2FwdRequest, VarlenFwdRequest
+
+    request_type = VarlenFwdRequest if "cu_seqlens_q" in operands else Fa2FwdRequest
+    return request_type.from_arrays(**operands, **fields)
+
+
+def _write(output: Path, out: NDArray[Any], lse: NDArray[Any]) -> None:
     import numpy as np
 
-    out, lse = (reply.out[0], reply.lse[0]) if squeeze else (reply.out, reply.lse)
     if out.dtype.name == DType.BF16.numpy_name:
         out = out.astype(np.float32)
     with output.open("wb") as file:
         np.savez(file, out=out, lse=lse)
 
 
-def _report(output: Path, reply: AttentionReply) -> None:
+def _report(output: Path, reply: AttentionReply, out: NDArray[Any]) -> None:
     timings = reply.timings
     print_pairs(
         (
             ("kernel name", reply.kernel_name),
             ("key", f"{reply.key.stable_hash():016x}"),
             ("computed by", reply.executor),
-            ("out", f"{'x'.join(map(str, reply.out.shape))} {reply.out.dtype.name}"),
+            ("out", f"{'x'.join(map(str, out.shape))} {out.dtype.name}"),
             ("time", f"{timings.total * 1e3:.1f} ms, {timings.compiled * 1e3:.1f} of it for the kernel"),
             ("written to", str(output)),
         ),

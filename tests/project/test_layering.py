@@ -30,7 +30,7 @@ ROWS = [
     (7, "flashactor.service", {"pykka"}),
     (8, "flashactor", set()),
     (8, "flashactor.telemetry", {"structlog"}),
-    (8, "flashactor.cli", {"rich", "numpy", "ml_dtypes", "safetensors", "structlog"}),
+    (8, "flashactor.cli", {"rich", "numpy", "ml_dtypes", "safetensors", "structlog", "torch"}),
     (8, "flashactor.__main__", set()),
 ]
 
