@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,23 @@ from flashactor.types import SmArch
 # Without --minimal and --split-compile: neither makes these kernels compile faster.
 _STD = "c++17"
 _PTXAS = "-v"
+
+
+_loading = threading.Lock()
+
+
+def load_cuda_packages() -> None:
+    """Import what this project uses of cuda.core and cuda.bindings; the first call takes 0.2 s.
+
+    Their modules import each other. Two threads that enter such a circle at different places see half of a
+    module, so every thread has to come through here before it imports from them.
+
+    Raises:
+        ImportError: they are not installed.
+    """
+    with _loading:
+        import cuda.bindings.nvrtc
+        import cuda.core.utils  # noqa: F401
 
 
 class Compilable(Protocol):
@@ -114,6 +132,7 @@ def nvrtc_version() -> str:
         DeviceUnavailableError: there is no NVRTC library.
     """
     with _nvrtc_required():
+        load_cuda_packages()
         from cuda.bindings import nvrtc
 
         _, major, minor = nvrtc.nvrtcVersion()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from flashactor.compiler.nvrtc import load_cuda_packages
 from flashactor.errors import DeviceUnavailableError
 from flashactor.executors.cuda_errors import foreign_errors, result_error, unavailable_error
 from flashactor.kernels.launch import LaunchPlan
@@ -31,6 +32,7 @@ def device_arch(ordinal: int = 0) -> SmArch:
         DeviceUnavailableError: no such device, or no cubin of this project runs on it.
     """
     with foreign_errors(f"opening device {ordinal}"):
+        load_cuda_packages()
         from cuda.core import Device
 
         _require_device(ordinal)
@@ -52,6 +54,7 @@ def driver_version() -> str:
 
 
 def _count_devices() -> int:
+    load_cuda_packages()
     from cuda.core import Device
 
     return len(Device.get_all_devices())
