@@ -29,6 +29,12 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // A row of an m16n8 accumulator lies in four neighbouring lanes.
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
@@ -52,9 +58,16 @@ __device__ __forceinline__ float raise_max(RowState& row, float candidate, float
   return exponent;
 }
 
+// Factor that normalises a row of O, from the row's total sum. Only a row without a visible key sums up to 0,
+// and a NaN stays a NaN. The approximate reciprocal needs no subroutine, and its error is far below that of
+// rounding O to 16 bits.
+__device__ __forceinline__ float normaliser(float total) {
+  return total == 0.f ? 0.f : reciprocal_approx(total);
+}
+
 // Natural log of the sum of exp(score), from the row's total sum.
 __device__ __forceinline__ float log_sum_exp(const RowState& row, float total, float scale_log2) {
-  return total > 0.f ? (row.max * scale_log2 + log2_approx(total)) * kLn2 : -kInfinity;
+  return total == 0.f ? -kInfinity : (row.max * scale_log2 + log2_approx(total)) * kLn2;
 }
 
 }  // namespace flashactor

@@ -205,7 +205,7 @@ __device__ __forceinline__ void finish(const float (&o)[C::kMTiles][C::kDimTiles
     for (int half = 0; half < 2; ++half) {
       const RowState& row = rows[m][half];
       const float total = quad_sum(row.sum);
-      const float normalise = total > 0.f ? 1.f / total : 0.f;
+      const float normalise = normaliser(total);
       const int tile_row = lane.row(m, half);
       const u32 to = shared.q + SharedTile::lane_offset(tile_row, 0) + lane.column() * kElementBytes;
 #pragma unroll
