@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flashactor.kernels.select import IMPLEMENTATIONS
+from flashactor.kernels.sm80 import TILES, forward_spec
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
@@ -30,7 +31,6 @@ from flashactor.requests import (
 )
 from flashactor.types import DType, MaskKind, PositionBias, SmArch
 
-BEGIN, END = "<!-- support-table:begin -->", "<!-- support-table:end -->"
 SEQLENS = CumulativeSeqlens(1, 1, 1, 1, 1)
 
 
@@ -95,17 +95,43 @@ def _verdict(reasons: tuple[str, ...]) -> str:
     return f"no: {reasons[0]}" if reasons else "✓"
 
 
+def tile_table() -> str:
+    """The forward kernels' tiles in Markdown, with the reason for each."""
+    lines = [
+        "| head_dim up to | architectures | tile (queries x keys) | warps | shared memory | why |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in TILES:
+        archs = "all" if len(row.archs) == len(SmArch) else ", ".join(arch.target for arch in row.archs)
+        shared = forward_spec(row.archs[0], DType.BF16, row.head_dim, False).shared_bytes
+        lines.append(
+            f"| {row.head_dim} | {archs} | {row.tile_m} x {row.tile_n} | {row.warps} | {shared // 1024} KiB "
+            f"| {row.reason} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"support-table": support_table, "tile-table": tile_table}
+"""The generated tables, by the name in their markers."""
+
+
 def refreshed(page: str) -> str:
-    """A page with the table between its markers brought up to date.
+    """A page with each table between its markers brought up to date.
 
     Raises:
         ValueError: the page has no markers.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN} ... {END} in the page")
-    return f"{before}{BEGIN}\n{support_table()}\n{END}{after}"
+    found = False
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, begins, rest = page.partition(begin)
+        _, ends, after = rest.partition(end)
+        if begins and ends:
+            found = True
+            page = f"{before}{begin}\n{make()}\n{end}{after}"
+    if not found:
+        raise ValueError(f"none of the tables {', '.join(TABLES)} is in the page")
+    return page
 
 
 def main() -> int:
