@@ -51,19 +51,19 @@ _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
 _NEWER = tuple(arch for arch in SmArch if arch is not SmArch.SM80)
 
 TILES = (
-    TileChoice(32, _ALL, 128, 128, 4, "S takes most registers; 24 KB lets four blocks share an SM"),
+    TileChoice(32, _ALL, 128, 128, 4, "S takes half of 240 registers: two blocks an SM"),
     TileChoice(64, _ALL, 128, 112, 4, "the widest tile_n without a spill: 128 spills 16 bytes"),
-    TileChoice(96, _ALL, 128, 64, 4, "48 KB: two blocks an SM also where it has 100 KB"),
+    TileChoice(96, _ALL, 128, 64, 4, "two blocks an SM also where it has 100 KB"),
     TileChoice(
-        128, (SmArch.SM80,), 128, 64, 4, "64 KB and 255 registers: two blocks an SM (FlashAttention-2)"
+        128, (SmArch.SM80,), 128, 64, 4, "255 registers, 4 warps: two blocks an SM, as FlashAttention-2"
     ),
-    TileChoice(128, _NEWER, 128, 128, 8, "96 KB, one m16 tile a warp: 128x64 with 4 warps spills on sm_90a"),
-    TileChoice(160, _ALL, 128, 64, 8, "80 KB; O needs 8 warps to stay in registers"),
-    TileChoice(192, _ALL, 128, 64, 8, "96 KB: the last with 128 rows where a block has 99 KB"),
-    TileChoice(224, _LARGE_SHARED, 128, 64, 8, "112 KB"),
-    TileChoice(224, _SMALL_SHARED, 64, 64, 4, "84 KB"),
-    TileChoice(256, _LARGE_SHARED, 128, 64, 8, "128 KB; 240 registers"),
-    TileChoice(256, _SMALL_SHARED, 64, 64, 4, "96 KB"),
+    TileChoice(128, _NEWER, 128, 128, 8, "one m16 tile a warp; 128x64 with 4 warps spills on sm_90a"),
+    TileChoice(160, _ALL, 128, 64, 8, "O needs 8 warps to stay in registers"),
+    TileChoice(192, _ALL, 128, 64, 8, "the last with 128 rows where a block has 99 KB"),
+    TileChoice(224, _LARGE_SHARED, 128, 64, 8, "128 rows where shared memory allows"),
+    TileChoice(224, _SMALL_SHARED, 64, 64, 4, "64 rows fit into 99 KB"),
+    TileChoice(256, _LARGE_SHARED, 128, 64, 8, "128 rows where shared memory allows; 240 registers"),
+    TileChoice(256, _SMALL_SHARED, 64, 64, 4, "64 rows fit into 99 KB"),
 )
 """One row for each padded head_dim and architecture; tests compile all of them and allow no spill."""
 
