@@ -259,6 +259,13 @@ def _supported_dtype(name: str, dtype: str) -> str:
 def _of_numpy(array: Any, name: str) -> ArrayView:
     import numpy as np
 
+    if isinstance(array, np.ma.MaskedArray):
+        raise OperandError(
+            field=name,
+            got="a masked array",
+            expected="an array of which every element counts",
+            remedy=f"pass {name}.filled(...), or say what is masked with the request's mask",
+        )
     host: np.ndarray[Any, Any] = np.asarray(array)
     if not host.dtype.isnative:
         raise OperandError(

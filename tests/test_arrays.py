@@ -147,6 +147,7 @@ def test_a_view_of_a_view_is_itself():
         (None, "q: got NoneType"),
         (np.zeros(4, np.complex64), r"q\.dtype: got complex64"),
         (np.array(["a"]), r"q\.dtype: got str"),
+        (np.ma.masked_array([1.0], [True]), "q: got a masked array"),
         (np.array([object()]), r"q\.dtype: got object"),
         (np.zeros(4, ">f4"), "native byte order"),
         (torch.zeros(4, dtype=torch.bool), r"q\.dtype: got DLPack type"),

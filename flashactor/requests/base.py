@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypedDict, cast
 
@@ -69,10 +70,7 @@ class AttentionRequest:
         _require_type("dtype", self.dtype, DType)
         _require_type("mask", self.mask, MaskKind)
         _require_type("bias", self.bias, PositionBias)
-        if type(self.head_dim) is not int:
-            raise UnsupportedHeadDimError(
-                field="head_dim", got=repr(self.head_dim), expected="an int", remedy="pass int(head_dim)"
-            )
+        object.__setattr__(self, "head_dim", _as_head_dim(self.head_dim))
         if self.dtype.is_fp8 is not self.TAKES_FP8:
             raise Fp8MustUseFp8RequestError(
                 field="dtype",
@@ -161,6 +159,15 @@ def _require_type(name: str, value: object, wanted: type, *, optional: bool = Fa
             expected=f"a {wanted.__name__}",
             remedy=f"pass a member of flashactor.{wanted.__name__}",
         )
+
+
+def _as_head_dim(value: Any) -> int:
+    """An int, whatever integer it came as; what range it must be in is the key's rule."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UnsupportedHeadDimError(
+            field="head_dim", got=repr(value), expected="an integer", remedy="pass int(head_dim)"
+        )
+    return operator.index(value)
 
 
 def require_number(name: str, value: Any) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from flashactor import (
@@ -82,6 +83,12 @@ def test_the_key_spells_the_request(name, varlen, paged, direction):
     )
     assert request.DIRECTION is direction
     assert f"::{direction.value}<bf16, 128, causal>" in request.kernel_name()
+
+
+def test_a_head_dim_may_come_as_a_numpy_integer():
+    request = Fa2FwdRequest(SmArch.SM80, DType.F16, np.int64(64))
+    assert type(request.head_dim) is int
+    assert request.dispatch_key() == Fa2FwdRequest(SmArch.SM80, DType.F16, 64).dispatch_key()
 
 
 def test_positional_like_the_crate():
