@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compile what matches; 1 if any of it failed."""
+    """Compile what matches; 1 if any of it failed or could not be stored."""
     if options.jobs < 1:
         raise common.reject("--jobs", options.jobs, "at least 1", "leave it out to use all cores")
     specs = matching_specs(options)
@@ -60,7 +60,15 @@ def run(options: argparse.Namespace) -> int:
     cache = CubinCache(Settings.from_environment().cache_dir)
     with _progress(len(specs), quiet=options.json) as advance:
         outcomes = _compile_all(specs, cache.get_or_compile, options.jobs, advance)
-    return _summarise(outcomes, perf_counter() - start, options.json)
+    # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
+    # without a memory of its own says what is.
+    on_disk = CubinCache(cache.path)
+    lost = [
+        spec.label
+        for spec, kernel in outcomes
+        if not isinstance(kernel, CompileError) and on_disk.lookup(spec) is None
+    ]
+    return _summarise(outcomes, lost, perf_counter() - start, options.json)
 
 
 def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
@@ -158,7 +166,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]:
             yield lambda label: progress.update(task, advance=1, description=label)
 
 
-def _summarise(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:
+def _summarise(outcomes: list[Outcome], lost: list[str], seconds: float, as_json: bool) -> int:
     failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, CompileError)]
     sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, CompileError)]
     compiled = sources.count("compiled")
@@ -171,6 +179,7 @@ def _summarise(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:
                 "failed": [
                     {"kernel": label, "error": str(error), "log": error.log} for label, error in failed
                 ],
+                "not_stored": lost,
                 "seconds": round(seconds, 3),
             }
         )
@@ -181,4 +190,10 @@ def _summarise(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:
         )
         for label, error in failed:
             print(f"flashactor: error: {label}: {error}", file=sys.stderr)
-    return 1 if failed else 0
+        if lost:
+            print(
+                f"flashactor: error: {len(lost)} kernels could not be stored in the cache folder; "
+                "free some space, or set FLASHACTOR_CACHE_DIR to another folder",
+                file=sys.stderr,
+            )
+    return 1 if failed or lost else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, TypedDict
 
 from flashactor.dispatch import DispatchKey, lookup
 from flashactor.errors import (
@@ -78,11 +78,9 @@ class AttentionRequest:
                 expected="e4m3 or e5m2" if self.TAKES_FP8 else "f16 or bf16",
                 remedy="use Fa3FwdFp8Request for fp8 operands and only for those",
             )
-        if self.softmax_scale is None:
-            object.__setattr__(self, "softmax_scale", 1.0 / math.sqrt(max(self.head_dim, 1)))
-        else:
+        if self.softmax_scale is not None:
             object.__setattr__(self, "softmax_scale", require_number("softmax_scale", self.softmax_scale))
-            if self.scale <= 0.0:
+            if self.softmax_scale <= 0.0:
                 raise _number_error("softmax_scale", self.softmax_scale, "a positive finite number")
         if require_number("softcap", self.softcap) < 0.0:
             raise _number_error("softcap", self.softcap, "0 (off) or a positive finite number")
@@ -94,7 +92,7 @@ class AttentionRequest:
     @property
     def scale(self) -> float:
         """``softmax_scale`` as a number, with its default applied."""
-        return cast(float, self.softmax_scale)
+        return 1.0 / math.sqrt(self.head_dim) if self.softmax_scale is None else self.softmax_scale
 
     @property
     def paged(self) -> bool:

@@ -100,6 +100,17 @@ def test_a_failed_compile_is_exit_code_1_and_the_others_are_kept(flashactor, mon
     assert document["failed"][0]["log"] == "line 1"
 
 
+def test_a_kernel_that_is_not_stored_is_a_failure(flashactor, monkeypatch):
+    def full(self, key, kernel):
+        pass
+
+    monkeypatch.setattr(CubinCache, "_store", full)
+    run = flashactor("warm", *SMALL)
+    assert run.code == 1
+    assert "2 kernels could not be stored" in run.err
+    assert len(json.loads(flashactor("warm", *SMALL, "--json").out)["not_stored"]) == 2
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(flashactor, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("FLASHACTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))

@@ -106,6 +106,13 @@ def test_defaults(make):
     assert request.operands is None
 
 
+def test_a_replaced_head_dim_brings_its_own_scale():
+    request = dataclasses.replace(Fa2FwdRequest(**CELL), head_dim=64)
+    assert request.scale == 0.125
+    assert request.kernel_name() == "flashactor::fa3::fwd<bf16, 64, full>"
+    assert dataclasses.replace(Fa2FwdRequest(**CELL, softmax_scale=0.5), head_dim=64).scale == 0.5
+
+
 @every_type
 def test_requests_are_frozen(make):
     with pytest.raises(dataclasses.FrozenInstanceError):
