@@ -135,7 +135,7 @@ class FlashAttnActor:
         self.stop()
 
     def _send(self, msg: FlashAttnMsg, pending: PendingReply | None) -> None:
-        ask = Ask(msg, pending, self._ledger)
+        ask = Ask(pending, self._ledger)
         # Before the message can be taken or dropped: whoever stops the actor answers all that is entered,
         # and whoever enters later finds the actor dead. So no message is lost between the two.
         self._ledger.enter(ask)
@@ -147,6 +147,7 @@ class FlashAttnActor:
                     expected="a FlashAttnMsg",
                     remedy="wrap the request: FlashAttnMsg.forward(request)",
                 )
+            ask.request = msg.request
             self._ref.tell(ask)
         except pykka.ActorDeadError:
             ask.fail(stopped_error())

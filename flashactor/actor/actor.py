@@ -15,10 +15,11 @@ from typing import Any
 
 import pykka
 
-from flashactor.actor.messages import FlashAttnMsg
 from flashactor.actor.reply import AttentionReply, DeferredWakes, PendingReply, Timings
+from flashactor.dispatch import DispatchKey
 from flashactor.errors import ActorFailedError, ActorStoppedError, FlashAttnError
 from flashactor.executors.base import Executor, Outcome, Work
+from flashactor.requests import AttentionRequest
 
 log = logging.getLogger("flashactor.actor")
 
@@ -78,34 +79,64 @@ class Ledger:
 
 
 class Ask:
-    """One message on its way through the actor, with the reply that it owes (None for ``tell``)."""
+    """One message on its way through the actor, with the reply that it owes (None for ``tell``).
 
-    __slots__ = ("asked_at", "executor_name", "ledger", "message", "pending", "taken_at", "work")
+    It lets go of the request when the actor takes it and of the reply when it is answered: pykka's loop holds
+    on to the last message until the next one comes, and that must not keep arrays alive.
+    """
 
-    def __init__(self, message: FlashAttnMsg, pending: PendingReply | None, ledger: Ledger) -> None:
-        self.message = message
+    __slots__ = (
+        "asked_at",
+        "executor_name",
+        "kernel_name",
+        "key",
+        "ledger",
+        "pending",
+        "request",
+        "taken_at",
+    )
+
+    def __init__(self, pending: PendingReply | None, ledger: Ledger) -> None:
         self.pending = pending
         self.ledger = ledger
         self.asked_at = perf_counter()
         self.taken_at = self.asked_at
-        self.work: Work | None = None
-        self.executor_name = ""
+        self.request: AttentionRequest | None = None
+        self.key: DispatchKey | None = None
+        self.kernel_name = self.executor_name = ""
+
+    def take(self, executor: Executor) -> Work:
+        """The work that the request comes to on an executor.
+
+        Raises:
+            DispatchError, RequestError: the request is impossible there.
+        """
+        self.taken_at = perf_counter()
+        self.executor_name = executor.name
+        request, self.request = self.request, None
+        if request is None:
+            raise _no_request()
+        self.key, self.kernel_name = request.resolve(executor.arch)
+        return Work(request, self.key, self.kernel_name)
 
     def finish(self, outcome: Outcome) -> None:
         """Answer with what the executor made of the work."""
-        if outcome.error is not None or outcome.outputs is None or self.work is None:
+        outputs, key = outcome.outputs, self.key
+        if outcome.error is not None or outputs is None or key is None:
             self.fail(outcome.error or _no_outcome(self.executor_name))
             return
-        if not self.ledger.leave(self, failed=False) or self.pending is None:
+        if not self.ledger.leave(self, failed=False):
+            return
+        pending, self.pending = self.pending, None
+        if pending is None:
             return
         queued = self.taken_at - self.asked_at
         compiled, launched = outcome.compile_seconds, outcome.launch_seconds
         completed = perf_counter() - self.taken_at - compiled - launched
-        outputs = outcome.outputs
-        self.pending.settle(
+        pending.settle(
             AttentionReply(
-                self.work.key,
-                self.work.kernel_name,
+                key,
+                self.kernel_name,
                 self.executor_name,
                 Timings(queued, compiled, launched, completed),
                 outputs.out,
@@ -120,10 +151,11 @@ class Ask:
         """Answer with an error; a told message has no one to answer, so its error is logged."""
         if not self.ledger.leave(self, failed=True):
             return
-        if self.pending is None:
+        pending, self.pending, self.request = self.pending, None, None
+        if pending is None:
             log.error("told message failed: %s: %s", type(error).__name__, error)
         else:
-            self.pending.settle(None, error)
+            pending.settle(None, error)
 
 
 class Inbox:
@@ -167,13 +199,7 @@ class DispatchActor(pykka.ThreadingActor):
         """Resolve a message and submit its work; any error becomes the message's answer."""
         ask: Ask = message
         try:
-            ask.taken_at = perf_counter()
-            executor = self._executor
-            ask.executor_name = executor.name
-            request = ask.message.request
-            key, kernel_name = request.resolve(executor.arch)
-            ask.work = Work(request, key, kernel_name)
-            executor.submit(ask.work, ask.finish)
+            self._executor.submit(ask.take(self._executor), ask.finish)
         except FlashAttnError as error:
             ask.fail(error)
         except BaseException as error:
@@ -217,6 +243,15 @@ def _actor_failed(error: BaseException) -> ActorFailedError:
     )
     failure.__cause__ = error
     return failure
+
+
+def _no_request() -> ActorFailedError:
+    return ActorFailedError(
+        field="request",
+        got="a message that was taken before",
+        expected="each message once",
+        remedy="report this as a bug of flashactor",
+    )
 
 
 def _no_outcome(executor_name: str) -> ActorFailedError:

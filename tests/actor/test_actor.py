@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 import time
 import uuid
+import weakref
 
+import numpy as np
 import pytest
 
 from flashactor import (
@@ -372,6 +375,18 @@ def test_bare_cells_of_every_kind_reach_the_executor(actor):
         FlashAttnMsg.paged_forward(PAGED),
     ):
         assert actor.ask(message).result(5).key == message.dispatch_key()
+
+
+def test_an_idle_actor_keeps_no_arrays_alive():
+    with FlashAttnActor.start(executor="reference") as running:
+        q = np.ones((1, 4, 1, 8), np.float16)
+        reply = running.ask(FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, q, q))).result(5)
+        gone = weakref.ref(q), weakref.ref(reply.out)
+        del q, reply
+        deadline = time.monotonic() + 5
+        while any(ref() is not None for ref in gone) and time.monotonic() < deadline:
+            gc.collect()
+        assert [ref() for ref in gone] == [None, None]
 
 
 def test_actors_are_independent():
