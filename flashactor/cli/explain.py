@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain, and print for people or programs."""
     if options.support_table:
-        from flashactor.cli.support import support_table
+        from flashactor.cli.tables import support_table
 
         print(support_table())
         return 0

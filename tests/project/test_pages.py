@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import flashactor
-from flashactor.cli.support import FEATURES, refreshed, support_table
+from flashactor.cli.tables import FEATURES, refreshed, support_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -1,7 +1,7 @@
 """The support table: each feature as a request that needs it, put to each implementation.
 
-python -m flashactor.cli.support --update README.md     # make docs
-python -m flashactor.cli.support --check README.md
+python -m flashactor.cli.tables --update README.md     # make docs
+python -m flashactor.cli.tables --check README.md
 """
 
 from __future__ import annotations
