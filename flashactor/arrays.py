@@ -330,7 +330,7 @@ def _of_dlpack(array: Any, name: str) -> ArrayView:
         kind = _DLPACK_DEVICES.get(device_type)
         # -1: "the producer must not synchronise"; the executor orders streams itself.
         capsule = exporter.__dlpack__(stream=-1) if kind == "cuda" else exporter.__dlpack__()
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise OperandError(
             field=name,
             got=f"{type(array).__name__} that refuses DLPack export ({error})",

@@ -22,14 +22,10 @@ from flashactor.errors import (
     UnsupportedHeadDimError,
     ZeroWindowError,
 )
-from flashactor.types import Direction, DType, SmArch
+from flashactor.types import Direction, DType, SmArch, is_count
 
 HEAD_DIMS = frozenset(range(8, 257, 8))
 """Every head_dim that kernels take."""
-
-
-def _is_integer(value: object) -> bool:
-    return type(value) is int or (hasattr(value, "__index__") and not isinstance(value, bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +61,16 @@ class DispatchKey:
 
         Raises:
             UnsupportedHeadDimError, Fp8RequiresHopperError, SinkWithoutMaskError, InvalidGqaRatioError,
-            ZeroWindowError: the first rule that the key breaks.
+            ZeroWindowError, UnknownKeyError: the first rule that the key breaks.
         """
-        if self.head_dim not in HEAD_DIMS or not _is_integer(self.head_dim):
+        if not isinstance(self.arch, SmArch) or not isinstance(self.dtype, DType):
+            raise UnknownKeyError(
+                field="arch, dtype",
+                got=f"{self.arch!r}, {self.dtype!r}",
+                expected="a SmArch and a DType",
+                remedy="pass members of flashactor.SmArch and flashactor.DType, or use their parse()",
+            )
+        if not is_count(self.head_dim, 8) or self.head_dim not in HEAD_DIMS:
             raise UnsupportedHeadDimError(
                 field="head_dim",
                 got=self.head_dim,
@@ -88,23 +91,21 @@ class DispatchKey:
                 expected="0 under a full mask, where every key is visible anyway",
                 remedy="use a causal or sliding mask, or drop sink_tokens",
             )
-        if not _is_integer(self.sink) or self.sink < 0:
+        if not is_count(self.sink, 0):
             raise SinkWithoutMaskError(
                 field="sink_tokens",
                 got=self.sink,
                 expected="an integer of at least 0",
                 remedy="pass the number of leading keys that stay visible",
             )
-        if not _is_integer(self.gqa_ratio) or self.gqa_ratio < 1:
+        if not is_count(self.gqa_ratio, 1):
             raise InvalidGqaRatioError(
                 field="gqa_ratio",
                 got=self.gqa_ratio,
                 expected="an integer of at least 1",
                 remedy="pass heads_q // heads_kv",
             )
-        if self.sliding_window is not None and (
-            not _is_integer(self.sliding_window) or self.sliding_window < 1
-        ):
+        if self.sliding_window is not None and not is_count(self.sliding_window, 1):
             raise ZeroWindowError(
                 field="sliding_window",
                 got=self.sliding_window,
@@ -118,7 +119,7 @@ class DispatchKey:
         Raises:
             Fp8BackwardUnsupportedError: the dtype is fp8; else as ``validate_fwd``.
         """
-        if self.dtype.is_fp8:
+        if self.dtype in (DType.F8E4M3, DType.F8E5M2):
             raise Fp8BackwardUnsupportedError(
                 field="dtype",
                 got=self.dtype.tag,
@@ -205,7 +206,11 @@ class DispatchTable:
         Raises:
             DispatchError: the rule that the key breaks.
         """
-        return _checked_name(key, direction)
+        try:
+            return _checked_name(key, direction)
+        except TypeError:
+            key.validate_fwd()  # a field that cannot be hashed breaks a rule, too
+            raise
 
     def strict_lookup(self, key: DispatchKey) -> str:
         """The forward kernel's name of a pre-registered cell.

@@ -47,8 +47,12 @@ class FlashAttnActor:
             UnknownImplementationError: no executor of that name.
             DeviceUnavailableError: ``cuda`` on a machine without a device.
         """
-        chosen_props = props or FlashAttnProps()
+        chosen_props = FlashAttnProps() if props is None else props
+        if not isinstance(chosen_props, FlashAttnProps):
+            raise _wrong_type("props", props, "a FlashAttnProps, or nothing")
         chosen = executor or chosen_props.executor
+        if not isinstance(chosen, str) and not hasattr(chosen, "submit"):
+            raise _wrong_type("executor", chosen, "a name, or an object with the methods of Executor")
         if isinstance(chosen, str):
             settings = Settings.from_environment()
             chosen = make_executor(chosen, ExecutorOptions(settings, chosen_props.max_in_flight))
@@ -153,3 +157,12 @@ class FlashAttnActor:
             ask.fail(stopped_error())
         except RequestError as error:
             ask.fail(error)
+
+
+def _wrong_type(field: str, got: object, expected: str) -> RequestError:
+    return RequestError(
+        field=field,
+        got=repr(got),
+        expected=expected,
+        remedy="write FlashAttnActor.start(FlashAttnProps(label=...), executor='auto')",
+    )

@@ -11,6 +11,13 @@ from enum import Enum
 from flashactor.errors import DeviceUnavailableError, RequestError
 
 
+def is_count(value: object, least: int) -> bool:
+    """Whether a value is an integer (NumPy's too, but no bool) of at least ``least``."""
+    if type(value) is int:
+        return value >= least
+    return hasattr(value, "__index__") and not isinstance(value, bool) and value.__index__() >= least
+
+
 class SmArch(Enum):
     """A CUDA architecture that kernels are compiled for; the value is its NVRTC target."""
 
@@ -229,7 +236,7 @@ class PersistentMode:
         Raises:
             RequestError: num_sms is not positive.
         """
-        if num_sms <= 0:
+        if not is_count(num_sms, 1):
             raise RequestError(
                 field="num_sms",
                 got=num_sms,

@@ -8,7 +8,7 @@ from enum import Enum
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
 from flashactor.requests import AttentionRequest
-from flashactor.types import Direction, SmArch
+from flashactor.types import Direction, SmArch, is_count
 
 
 class MsgKind(Enum):
@@ -90,7 +90,7 @@ class FlashAttnProps:
     executor: str = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_in_flight, int) or self.max_in_flight < 1:
+        if not is_count(self.max_in_flight, 1):
             raise RequestError(
                 field="max_in_flight",
                 got=self.max_in_flight,

@@ -15,6 +15,7 @@ from flashactor.kernels import sm80
 from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
+from flashactor.requests.base import require_type
 from flashactor.requests.dense import DenseFwdRequest
 from flashactor.types import DType, PositionBias, SmArch
 
@@ -75,6 +76,8 @@ def explain(request: AttentionRequest, arch: SmArch | None = None) -> Explanatio
         UnknownImplementationError: the request names an implementation that does not exist.
         NoKernelError: the request insists on an implementation that refuses it.
     """
+    require_type("request", request, AttentionRequest)
+    require_type("arch", arch, SmArch, optional=True)
     key, kernel_name = request.resolve(arch)
     refusals = {impl.name: impl.reasons_against(request, key.arch) for impl in IMPLEMENTATIONS}
     wanted = _wanted(request)

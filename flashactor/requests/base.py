@@ -12,10 +12,9 @@ from flashactor.errors import (
     Fp8MustUseFp8RequestError,
     MissingOperandsError,
     RequestError,
-    UnsupportedHeadDimError,
 )
 from flashactor.requests.operands import Operands
-from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch
+from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch, is_count
 
 FULL_MASK = MaskKind.full()
 
@@ -66,11 +65,15 @@ class AttentionRequest:
     VARLEN: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _require_type("arch", self.arch, SmArch, optional=True)
-        _require_type("dtype", self.dtype, DType)
-        _require_type("mask", self.mask, MaskKind)
-        _require_type("bias", self.bias, PositionBias)
-        object.__setattr__(self, "head_dim", _as_head_dim(self.head_dim))
+        require_type("arch", self.arch, SmArch, optional=True)
+        require_type("dtype", self.dtype, DType)
+        require_type("mask", self.mask, MaskKind)
+        require_type("bias", self.bias, PositionBias)
+        counts = (self.head_dim, self.gqa_ratio, self.sink_tokens, self.mask.sliding_window or 0)
+        if any(type(count) is not int for count in counts):
+            # Names are cached by key, and 64.0 == 64: only here can a float still be told from an integer.
+            self.dispatch_key().validate_fwd()
+            object.__setattr__(self, "head_dim", operator.index(self.head_dim))
         if self.dtype.is_fp8 is not self.TAKES_FP8:
             raise Fp8MustUseFp8RequestError(
                 field="dtype",
@@ -86,6 +89,10 @@ class AttentionRequest:
             raise _number_error("softcap", self.softcap, "0 (off) or a positive finite number")
         if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
             raise _number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
+        require_type("implementation", self.implementation, str, optional=True)
+        for name in ("dropout_seed", "dropout_offset"):
+            if not is_count(getattr(self, name), 0):
+                raise _number_error(name, getattr(self, name), "an integer of at least 0")
         # A frozen request resolves to the same key and name for ever, so the actor need not do it again.
         object.__setattr__(self, "_resolved", self._resolve(None))
 
@@ -149,23 +156,15 @@ class AttentionRequest:
         return self.operands
 
 
-def _require_type(name: str, value: object, wanted: type, *, optional: bool = False) -> None:
+def require_type(name: str, value: object, wanted: type, *, optional: bool = False) -> None:
+    """Raises RequestError unless ``value`` is of a type (or None, if that is an option)."""
     if not isinstance(value, wanted) and not (optional and value is None):
         raise RequestError(
             field=name,
             got=repr(value),
             expected=f"a {wanted.__name__}",
-            remedy=f"pass a member of flashactor.{wanted.__name__}",
+            remedy=f"pass {name} as a {wanted.__name__}",
         )
-
-
-def _as_head_dim(value: Any) -> int:
-    """An int, whatever integer it came as; what range it must be in is the key's rule."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise UnsupportedHeadDimError(
-            field="head_dim", got=repr(value), expected="an integer", remedy="pass int(head_dim)"
-        )
-    return operator.index(value)
 
 
 def require_number(name: str, value: Any) -> float:

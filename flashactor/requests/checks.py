@@ -15,7 +15,7 @@ from flashactor.errors import (
     ZeroSeqlenError,
 )
 from flashactor.requests.operands import KvLayout, Operands, PageTable, SequenceOffsets
-from flashactor.types import DType
+from flashactor.types import DType, is_count
 
 SIXTEEN_BIT = (DType.F16.numpy_name, DType.BF16.numpy_name)
 EIGHT_BIT = (DType.F8E4M3.numpy_name, DType.F8E5M2.numpy_name)
@@ -58,10 +58,10 @@ def check_heads(q_heads: int, kv_heads: int) -> int:
 
 def require_batch(batch: int) -> None:
     """Raises EmptyBatchError unless there is a sequence."""
-    if batch == 0:
+    if not is_count(batch, 1):
         raise EmptyBatchError(
             field="batch",
-            got=0,
+            got=batch,
             expected="at least one sequence",
             remedy="skip the request for an empty batch",
         )
@@ -69,7 +69,7 @@ def require_batch(batch: int) -> None:
 
 def require_positive(name: str, value: int) -> None:
     """Raises ZeroSeqlenError unless a length is a positive integer."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+    if not is_count(value, 1):
         raise ZeroSeqlenError(
             field=name, got=value, expected="an integer of at least 1", remedy="skip empty sequences"
         )
@@ -168,7 +168,7 @@ def view_offsets(
     check_array("cu_seqlens_q", q_offsets, rank=1, dtypes=("int32",), device=q.device)
     check_array("cu_seqlens_k", k_offsets, shape=q_offsets.shape, dtypes=("int32",), device=q.device)
     batch = q_offsets.shape[0] - 1
-    require_batch(max(batch, 0))
+    require_batch(batch)
     for name, offsets, tokens in (
         ("cu_seqlens_q", q_offsets, q.shape[0]),
         ("cu_seqlens_k", k_offsets, k.shape[0]),
@@ -201,6 +201,8 @@ def longest(offsets: ArrayView, name: str, given: int | None) -> int:
     Raises:
         OperandError: not given and not readable; SeqlenOverflowError: given, but too small.
     """
+    if given is not None:
+        require_positive(name, given)
     if not offsets.on_host:
         if given is None:
             raise OperandError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, Unpack
 from flashactor.arrays import ArrayView, check_array
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import Fa3RequiresHopperError, Fp8MustUseFp8RequestError, RequestError
-from flashactor.requests.base import RequestOptions, merge_fields, require_number
+from flashactor.requests.base import RequestOptions, merge_fields, require_number, require_type
 from flashactor.requests.dense import DenseFwdRequest, dense_operands
 from flashactor.types import DType, PersistentMode, SmArch
 
@@ -26,6 +26,10 @@ class Fa3FwdRequest(DenseFwdRequest):
     persistent: PersistentMode = GRID
 
     DEFAULT_ARCH: ClassVar[SmArch] = SmArch.SM90A
+
+    def __post_init__(self) -> None:
+        require_type("persistent", self.persistent, PersistentMode)
+        super().__post_init__()
 
     @property
     def is_persistent(self) -> bool:

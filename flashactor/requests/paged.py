@@ -8,8 +8,9 @@ from typing import Any, Self, Unpack
 from flashactor.arrays import check_array
 from flashactor.errors import EmptyPagedCacheError, PagedHeadDimMismatchError
 from flashactor.requests import checks
-from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields
+from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
 from flashactor.requests.operands import KvLayout, PageTable
+from flashactor.types import is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class PagedKvCache:
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_size", "num_kv_heads", "max_blocks_per_seq"):
-            if getattr(self, name) < 1:
+            if not is_count(getattr(self, name), 1):
                 raise EmptyPagedCacheError(
                     field=name,
                     got=getattr(self, name),
@@ -73,8 +74,9 @@ class PagedAttentionRequest(AttentionRequest):
         return True
 
     def __post_init__(self) -> None:
-        checks.require_batch(max(self.num_seqs, 0))
-        checks.require_batch(max(self.q_tokens_per_seq, 0))
+        require_type("cache", self.cache, PagedKvCache)
+        checks.require_batch(self.num_seqs)
+        checks.require_batch(self.q_tokens_per_seq)
         if self.cache.head_dim != self.head_dim:
             raise PagedHeadDimMismatchError(
                 field="head_dim",

@@ -8,9 +8,10 @@ from typing import Any, Self, Unpack
 from flashactor.arrays import check_array
 from flashactor.errors import ChunkIndexOutOfRangeError, SeqlenOverflowError
 from flashactor.requests import checks
-from flashactor.requests.base import RequestOptions, merge_fields
+from flashactor.requests.base import RequestOptions, merge_fields, require_type
 from flashactor.requests.operands import KvCacheAppend, KvLayout
 from flashactor.requests.varlen import CumulativeSeqlens, PackedRequest
+from flashactor.types import is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class ChunkLayout:
     def __post_init__(self) -> None:
         checks.require_positive("chunk_q_tokens", self.chunk_q_tokens)
         checks.require_positive("total_chunks", self.total_chunks)
-        if not 0 <= self.chunk_index < self.total_chunks:
+        if not is_count(self.chunk_index, 0) or self.chunk_index >= self.total_chunks:
             raise ChunkIndexOutOfRangeError(
                 field="chunk_index",
                 got=self.chunk_index,
                 expected=f"0 to {self.total_chunks - 1}",
                 remedy="count chunks from 0",
             )
-        if self.prefix_kv_tokens < 0:
+        if not is_count(self.prefix_kv_tokens, 0):
             raise SeqlenOverflowError(
                 field="prefix_kv_tokens",
                 got=self.prefix_kv_tokens,
@@ -68,6 +69,10 @@ class ChunkedPrefillRequest(PackedRequest):
 
     chunk: ChunkLayout = field(kw_only=True)
     append: KvCacheAppend | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_type("chunk", self.chunk, ChunkLayout)
+        super().__post_init__()
 
     @property
     def paged(self) -> bool:
@@ -107,6 +112,7 @@ class ChunkedPrefillRequest(PackedRequest):
         Raises:
             OperandError: which array is off, and how; SeqlenOverflowError: the cache is too small.
         """
+        require_type("chunk", chunk, ChunkLayout)
         q_view, k_view, v_view = checks.view_qkv(q, k, v, rank=4, dtypes=checks.SIXTEEN_BIT)
         checks.check_dense(q_view, k_view, v_view)
         batch, tokens, heads_q, head_dim = q_view.shape

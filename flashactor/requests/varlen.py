@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Self, Unpack
 from flashactor.arrays import ArrayView, check_array
 from flashactor.errors import SeqlenOverflowError
 from flashactor.requests import checks
-from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields
+from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
 from flashactor.requests.fa2 import view_gradients
 from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
-from flashactor.types import Direction
+from flashactor.types import Direction, is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class CumulativeSeqlens:
     total_kv_tokens: int
 
     def __post_init__(self) -> None:
-        checks.require_batch(max(self.batch_size, 0))
+        checks.require_batch(self.batch_size)
         checks.require_positive("max_seqlen_q", self.max_seqlen_q)
         checks.require_positive("max_seqlen_kv", self.max_seqlen_kv)
         for name, total, longest in (
             ("total_q_tokens", self.total_q_tokens, self.max_seqlen_q),
             ("total_kv_tokens", self.total_kv_tokens, self.max_seqlen_kv),
         ):
-            if not 0 <= total <= self.batch_size * longest:
+            if not is_count(total, 0) or total > self.batch_size * longest:
                 raise SeqlenOverflowError(
                     field=name,
                     got=total,
@@ -64,6 +64,10 @@ class PackedRequest(AttentionRequest):
     offsets: SequenceOffsets | None = field(default=None, kw_only=True)
 
     VARLEN: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_type("seqlens", self.seqlens, CumulativeSeqlens)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
