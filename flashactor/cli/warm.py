@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli import options as common
 from flashactor.cli.output import print_json
+from flashactor.cli.progress import kernel_progress
+from flashactor.cli.selection import add_jobs_option, add_selection_options, check_jobs, matching_specs
 from flashactor.errors import CompileError
-from flashactor.kernels.sm80 import all_specs, forward_spec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.settings import Settings
-from flashactor.types import DType, SmArch
 
 if TYPE_CHECKING:
     from flashactor.compiler.cache import CachedKernel
@@ -34,13 +31,9 @@ def add_parser(commands: Any) -> None:
         description="Compile every kernel that matches the options; without options, all kernels of the "
         "device's architecture, or of every architecture where there is no device.",
     )
-    parser.add_argument("--arch", type=common.arch, nargs="+", metavar="ARCH", help="sm_80, sm_90a, ...")
-    parser.add_argument("--dtype", type=common.dtype, nargs="+", metavar="DTYPE", help="f16, bf16")
-    parser.add_argument("--head-dim", type=int, nargs="+", metavar="N", help="multiples of 8 up to 256")
+    add_selection_options(parser)
     parser.add_argument("--mask", choices=("causal", "full"), nargs="+", help="default: both")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores"
-    )
+    add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the kernels and compile none")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=run)
@@ -48,9 +41,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compile what matches; 1 if any of it failed or could not be stored."""
-    if options.jobs < 1:
-        raise common.reject("--jobs", options.jobs, "at least 1", "leave it out to use all cores")
-    specs = matching_specs(options)
+    check_jobs(options)
+    specs = matching_specs(options, options.mask)
     if options.dry_run:
         _dry_run(specs, options)
         return 0
@@ -58,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from flashactor.compiler.cache import CubinCache
 
     cache = CubinCache(Settings.from_environment().cache_dir)
-    with _progress(len(specs), quiet=options.json) as advance:
+    with kernel_progress(len(specs), quiet=options.json) as advance:
         outcomes = _compile_all(specs, cache.get_or_compile, options.jobs, advance)
     # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
     # without a memory of its own says what is.
@@ -69,47 +61,6 @@ def run(options: argparse.Namespace) -> int:
         if not isinstance(kernel, CompileError) and on_disk.lookup(spec) is None
     ]
     return _summarise(outcomes, lost, perf_counter() - start, options.json)
-
-
-def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
-    """The kernels that the options name.
-
-    Raises:
-        RequestError: options that no kernel matches.
-    """
-    dtypes = options.dtype or [DType.F16, DType.BF16]
-    masks = options.mask or ["full", "causal"]
-    found: dict[KernelSpec, None] = {}
-    for arch in options.arch or _default_archs():
-        padded = {forward_spec(arch, DType.BF16, n, True).head_dim for n in _head_dims(options)}
-        for spec in all_specs(arch):
-            mask = "causal" if spec.causal else "full"
-            if spec.dtype in dtypes and mask in masks and (not padded or spec.head_dim in padded):
-                found[spec] = None
-    if not found:
-        raise common.reject(
-            "--dtype",
-            ", ".join(dtype.tag for dtype in dtypes),
-            "a type that has kernels: f16, bf16",
-            "pick one",
-        )
-    return list(found)
-
-
-def _head_dims(options: argparse.Namespace) -> list[int]:
-    from flashactor.dispatch import HEAD_DIMS
-
-    head_dims: list[int] = options.head_dim or []
-    for head_dim in head_dims:
-        if head_dim not in HEAD_DIMS:
-            raise common.reject("--head-dim", head_dim, "a multiple of 8 from 8 to 256", "pad the heads")
-    return head_dims
-
-
-def _default_archs() -> list[SmArch]:
-    from flashactor.executors.cuda import device_arch, device_count
-
-    return [device_arch()] if device_count() else list(SmArch)
 
 
 def _dry_run(specs: list[KernelSpec], options: argparse.Namespace) -> None:
@@ -148,22 +99,6 @@ def _compile_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return outcomes
-
-
-@contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, one line a kernel in a pipe, nothing for ``--json``."""
-    if quiet:
-        yield lambda label: None
-    elif not sys.stdout.isatty():
-        yield lambda label: print(label, flush=True)
-    else:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        with Progress(*columns) as progress:
-            task = progress.add_task("", total=total)
-            yield lambda label: progress.update(task, advance=1, description=label)
 
 
 def _summarise(outcomes: list[Outcome], lost: list[str], seconds: float, as_json: bool) -> int:

@@ -68,6 +68,11 @@ class KernelSpec:
         )
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What the kernel was compiled to compute, in words that commands take: ``causal`` or ``full``."""
+        return ("causal" if self.causal else "full",)
+
+    @property
     def label(self) -> str:
         """A name for people, unique among specs: ``sm80_mma.fwd.bf16.d128.causal.128x64w4.sm_80``."""
         mask = "causal" if self.causal else "full"
