@@ -46,6 +46,7 @@ class CubinRecord:
         shared_bytes: static shared memory of a thread block.
         spill_bytes: bytes of spill stores and loads in the code.
         stack_bytes: stack frame of a thread.
+        log: warnings of the compiler and of ptxas, "" when there is none.
         compile_seconds: wall-clock time in NVRTC.
         created: when, ISO 8601 in UTC.
     """
@@ -63,6 +64,7 @@ class CubinRecord:
     shared_bytes: int
     spill_bytes: int
     stack_bytes: int
+    log: str
     compile_seconds: float
     created: str
 
@@ -254,6 +256,7 @@ class CubinCache:
             shared_bytes=compiled.shared_bytes,
             spill_bytes=compiled.spill_store_bytes + compiled.spill_load_bytes,
             stack_bytes=compiled.stack_bytes,
+            log=compiled.log,
             compile_seconds=round(compiled.compile_seconds, 4),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
