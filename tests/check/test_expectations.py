@@ -1,0 +1,99 @@
+"""Every row of the table of instructions can fail: a kernel without them, or with them."""
+
+from dataclasses import replace
+
+import pytest
+
+from flashactor.check.expectations import expectations
+from flashactor.check.sass import Sass, disassemble
+from flashactor.check.static import sass_findings
+from flashactor.kernels.sm80 import all_specs
+from flashactor.types import DType, SmArch
+
+PRELUDE = "using u32 = unsigned;\n"
+SOURCES = {
+    "local memory": """extern "C" __global__ void small(int* x, int n) {
+  volatile int v[100];
+  for (int i = 0; i < 100; ++i) v[i] = x[i];
+  x[0] = v[n];
+}""",
+    "subroutines": """__device__ __noinline__ float f(float x) {
+  for (int i = 0; i < 9; ++i) x = x * x + 1;
+  return x;
+}
+extern "C" __global__ void small(float* x) { x[0] = f(x[0]) + f(x[1]); }""",
+    "64-bit floats": """extern "C" __global__ void small(float* x) { x[0] = x[0] * 3.1; }""",
+    "generic addresses": """extern "C" __global__ void small(float* x, int n) {
+  __shared__ float s[64];
+  s[threadIdx.x] = 1;
+  __syncthreads();
+  float* p = n > threadIdx.x ? x : s;
+  p[n + 1] = 2 * p[n];
+}""",
+    "traps": """extern "C" __global__ void small(float* x) { if (x[0] < 0) __trap(); }""",
+    "cp.async.ca": """extern "C" __global__ void small(float* x) {
+  __shared__ float s[64];
+  u32 to = static_cast<u32>(__cvta_generic_to_shared(s + 4 * threadIdx.x));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(to), "l"(x));
+  asm volatile("cp.async.wait_all;");
+  __syncthreads();
+  x[1] = s[3];
+}""",
+    "other products": """extern "C" __global__ void small(u32* x) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%2,%2,%2}, {%2,%2}, {%0,%1};"
+               : "+r"(x[0]), "+r"(x[1]) : "r"(x[2]));
+}""",
+}
+
+
+@pytest.mark.parametrize("arch", [SmArch.SM80, SmArch.SM90A, SmArch.SM120], ids=lambda arch: arch.target)
+@pytest.mark.parametrize("what", SOURCES)
+def test_an_instruction_that_must_not_be_there_is_found(what, arch, small_cubin, real, dtype):
+    spec, _, code = real(dtype)
+    (small,) = disassemble(small_cubin(PRELUDE + SOURCES[what], arch))
+    mixed = Sass(spec.entry, code[0].opcodes + small.opcodes)
+    failed = {finding.check: finding for finding in sass_findings(spec, (mixed,)) if not finding.ok}
+    assert what in failed
+    assert "expected none: " in failed[what].detail
+
+
+def test_every_row_that_forbids_has_a_kernel_here():
+    rows = {row.what for spec in all_specs() for row in expectations(spec) if not row.present}
+    assert rows == set(SOURCES)
+
+
+def test_an_instruction_that_must_be_there_is_missed(real, dtype):
+    spec, _, code = real(dtype)
+    for row in [row for row in expectations(spec) if row.present]:
+        (found,) = [finding for finding in sass_findings(spec, code) if finding.check == row.what]
+        opcodes = {word for word in found.detail.replace(",", "").split() if not word.isdigit()}
+        without = Sass(spec.entry, tuple(o for o in code[0].opcodes if o not in opcodes))
+        failed = [finding for finding in sass_findings(spec, (without,)) if not finding.ok]
+        assert [finding.check for finding in failed] == [row.what]
+        assert failed[0].detail == f"none; expected some: {row.reason}"
+
+
+def test_the_products_of_the_other_type_are_no_substitute(real):
+    f16, bf16 = real(DType.F16), real(DType.BF16)
+    for (spec, _, _), (_, _, code) in ((f16, bf16), (bf16, f16)):
+        failed = {finding.check for finding in sass_findings(spec, code) if not finding.ok}
+        assert failed == {"products", "other products", "packed rounding"}
+
+
+def test_a_jump_that_is_spelled_as_a_call_is_no_subroutine(real):
+    spec, _, code = real(DType.BF16)
+    assert "CALL.REL.NOINC" in code[0].opcodes
+    assert all(finding.ok for finding in sass_findings(spec, code))
+
+
+def test_a_family_without_rows_is_not_taken_for_checked(real):
+    spec, _, code = real(DType.BF16)
+    with pytest.raises(KeyError):
+        sass_findings(replace(spec, family="new"), code)
+
+
+def test_every_row_has_a_reason_and_a_name_of_its_own():
+    for spec in all_specs(SmArch.SM80):
+        rows = expectations(spec)
+        assert len({row.what for row in rows}) == len(rows)
+        assert all(row.reason for row in rows)
