@@ -72,7 +72,7 @@ def examine(settings: Settings) -> list[Finding]:
         _tried("CUDA device", False, _device, "install an NVIDIA driver; kernels compile without one"),
         _package("torch", "torch arrays", "pip install 'flashactor[torch]'"),
         _package("cupy-cuda13x", "cupy arrays", "pip install 'flashactor[cupy]'"),
-        _package("nvidia-cuda-nvdisasm", "looking into cubins", "pip install 'flashactor[dev]'"),
+        _tried("flashactor check", False, _cubin_tools, "pip install 'flashactor[check]'"),
     ]
 
 
@@ -124,6 +124,12 @@ def _device() -> str:
     count = device_count()
     # device_arch raises DeviceUnavailableError, with the reason, where there is none.
     return f"{max(count, 1)} device(s), the first is {device_arch().target}"
+
+
+def _cubin_tools() -> str:
+    from flashactor.check.tools import PACKAGES, find_tool
+
+    return ", ".join(f"{tool} in {find_tool(tool).parent}" for tool in PACKAGES)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

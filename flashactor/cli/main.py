@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flashactor
-from flashactor.cli import attend, doctor, explain, warm
+from flashactor.cli import attend, check, doctor, explain, warm
 from flashactor.errors import CompileError, FlashAttnError
 from flashactor.settings import Settings
 
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    something that was to be made or checked failed (a compile, the doctor's essentials)
+  1    something that was to be made or checked failed (a compile, a kernel's check, the doctor's essentials)
   2    bad input: one line on stderr says which, and what to do
   130  interrupted by Ctrl-C; the cache stays usable
 """
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-COMMANDS = (attend, explain, warm, doctor)
+COMMANDS = (attend, explain, warm, check, doctor)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = OneLineParser(
         prog="flashactor",
-        description="Attention as a service: compute, explain, warm the cache, examine the machine.",
+        description="Attention as a service: compute, explain, warm the cache, check kernels and machine.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
