@@ -24,17 +24,7 @@ if TYPE_CHECKING:
     from flashactor.check.findings import Finding
     from flashactor.check.report import KernelReport
 
-COLUMNS = (
-    "kernel",
-    "registers",
-    "shared KiB",
-    "spilled bytes",
-    "static",
-    "emulated",
-    "out error",
-    "lse error",
-    "seconds",
-)
+COLUMNS = ("kernel", "registers", "KiB", "spills", "static", "emulated", "out error", "lse error", "s")
 
 
 def add_parser(commands: Any) -> None:

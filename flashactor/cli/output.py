@@ -25,13 +25,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows under their columns; as wide as the terminal, or wide enough for a pipe."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    # fold: a name that is too long for a narrow terminal goes on in the next line, and is not cut off
+    folding = (Column(name, overflow="fold") for name in columns)
+    table = Table(*folding, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: "[torch]" is no markup
     with console.capture() as printed:
