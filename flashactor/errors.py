@@ -28,6 +28,16 @@
     ├── CacheError
     │   ├── CacheCorruptError
     │   └── CachePermissionError
+    ├── EmulationError                    (.at: kernel, PTX line, CUDA line, block, thread, address)
+    │   ├── PtxSyntaxError
+    │   ├── UnsupportedPtxError           an instruction or declaration that the emulator does not know
+    │   ├── MemoryAccessError             out of bounds or misaligned
+    │   ├── UninitializedReadError        of memory that was never written, or is still in flight
+    │   ├── DataRaceError
+    │   ├── DivergenceError               a .sync instruction without all of its lanes
+    │   ├── AsyncHazardError              a missing wait, commit or fence
+    │   ├── BarrierError                  a barrier used against its rules
+    │   └── DeadlockError
     ├── LaunchError
     ├── ContextPoisonedError              a sticky CUDA error: the process must restart
     ├── OutOfMemoryError
@@ -47,6 +57,7 @@ attributes, so a program can act on them; ``str()`` puts them into one line. Err
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -221,6 +232,100 @@ class CacheCorruptError(CacheError):
 
 class CachePermissionError(CacheError):
     """The cache folder cannot be read or written."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultLocation:
+    """Where in a kernel a fault happened; None where it does not apply.
+
+    Attributes:
+        kernel: the entry's name.
+        ptx_line: line of the PTX text, from 1.
+        instruction: the instruction's text.
+        cuda_line: ``file(line)`` of the CUDA source, where the PTX has line information.
+        block: block indices x, y, z.
+        thread: linear index in the block.
+        address: the address that was accessed; in shared memory, the offset.
+    """
+
+    kernel: str | None = None
+    ptx_line: int | None = None
+    instruction: str | None = None
+    cuda_line: str | None = None
+    block: tuple[int, int, int] | None = None
+    thread: int | None = None
+    address: int | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.kernel:
+            parts.append(self.kernel)
+        if self.ptx_line is not None:
+            parts.append(f"PTX line {self.ptx_line}")
+        if self.cuda_line:
+            parts.append(self.cuda_line)
+        if self.block is not None:
+            parts.append(f"block ({', '.join(map(str, self.block))})")
+        if self.thread is not None:
+            parts.append(f"thread {self.thread}")
+        if self.address is not None:
+            parts.append(f"address {self.address:#x}")
+        text = ", ".join(parts)
+        return f"{text}: {self.instruction}" if self.instruction else text
+
+
+class EmulationError(FlashAttnError):
+    """The emulator found a fault in a kernel.
+
+    Attributes:
+        at: where.
+    """
+
+    def __init__(
+        self, field: str, got: object, expected: str, remedy: str, at: FaultLocation | None = None
+    ) -> None:
+        super().__init__(field, got, expected, remedy)
+        self.at = at or FaultLocation()
+
+    def __str__(self) -> str:
+        where = str(self.at)
+        return f"{super().__str__()} At {where}." if where else super().__str__()
+
+
+class PtxSyntaxError(EmulationError):
+    """The text is not PTX."""
+
+
+class UnsupportedPtxError(EmulationError):
+    """PTX that the emulator does not know. It never skips an instruction."""
+
+
+class MemoryAccessError(EmulationError):
+    """An access outside of every allocation, or at an address that is no multiple of its size."""
+
+
+class UninitializedReadError(EmulationError):
+    """A read of memory that nothing has written yet, or that an asynchronous copy is still writing."""
+
+
+class DataRaceError(EmulationError):
+    """Two accesses to one place, one of them a write, that no synchronisation orders."""
+
+
+class DivergenceError(EmulationError):
+    """A ``.sync`` instruction that not all of its lanes execute together."""
+
+
+class AsyncHazardError(EmulationError):
+    """Registers or memory used while an asynchronous operation owns them: a wait, commit or fence is missing."""
+
+
+class BarrierError(EmulationError):
+    """A barrier or mbarrier used against its rules."""
+
+
+class DeadlockError(EmulationError):
+    """Every thread that is left waits, and nothing will ever wake one."""
 
 
 class LaunchError(FlashAttnError):

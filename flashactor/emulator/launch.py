@@ -1,0 +1,343 @@
+"""Running a kernel: the arguments, the blocks of the grid, the schedules."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.emulator.hazards import require_no_hazards
+from flashactor.emulator.machine.arena import Memory
+from flashactor.emulator.machine.clocks import GlobalRaces
+from flashactor.emulator.machine.machine import Machine
+from flashactor.emulator.machine.report import LineReport, Report
+from flashactor.emulator.machine.schedule import Policy
+from flashactor.emulator.ptx.module import TYPE_BYTES, Entry, Instruction, Symbol
+from flashactor.emulator.translate.memory import SPACES
+from flashactor.emulator.translate.translator import Kernel, translate
+from flashactor.errors import LaunchError
+
+SCHEDULES = ("min", "max", "random")
+CHUNK_THREADS = 4096
+"""Threads that run together: enough that NumPy's cost for each operation hardly counts."""
+
+MAX_STEPS = 2_000_000
+Extents = int | tuple[int, ...]
+Argument = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An array argument that the kernel must write before it may read it."""
+
+    array: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLine:
+    """How one instruction accesses memory.
+
+    Attributes:
+        ptx_line: line of the PTX.
+        instruction: its text.
+        cuda_line: where it comes from, if the PTX says so.
+        space: ``shared`` (bank conflicts) or ``global`` (coalescing).
+        requests: warp instructions.
+        transactions: wavefronts or 32-byte sectors that they took.
+        ideal: the fewest that could have been.
+    """
+
+    ptx_line: int
+    instruction: str
+    cuda_line: str | None
+    space: str
+    requests: int
+    transactions: int
+    ideal: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmulationResult:
+    """What a launch did.
+
+    Attributes:
+        schedules: the schedules that it ran under, in order; memory holds the last one's results.
+        warp_instructions: instructions of warps, over all schedules.
+        steps: basic blocks that were run, over all schedules.
+        seconds: wall-clock time, over all schedules.
+        is_deterministic: whether every schedule left the same bytes in memory.
+        memory_lines: one for each instruction that accesses memory, where a report was asked for.
+    """
+
+    schedules: tuple[str, ...]
+    warp_instructions: int
+    steps: int
+    seconds: float
+    is_deterministic: bool
+    memory_lines: tuple[MemoryLine, ...] = field(default=())
+
+
+def launch(
+    ptx: str,
+    entry: str,
+    grid: Extents,
+    block: Extents,
+    args: Sequence[Argument],
+    *,
+    shared: int = 0,
+    memory: Memory | None = None,
+    schedule: str = "min",
+    seed: int = 0,
+    races: bool = False,
+    report: bool = False,
+    max_steps: int = MAX_STEPS,
+) -> EmulationResult:
+    """Run a kernel of a PTX text on the host.
+
+    Every access is checked for bounds, alignment and initialisation; ``races`` adds data races and missing
+    proxy fences. Array arguments are copied in, and what the kernel wrote is copied back; an array that is
+    not writeable must not be written.
+
+    Args:
+        ptx: the text, as a compiler writes it.
+        entry: the kernel's name in it.
+        grid, block: extents in blocks and in threads, one to three of them.
+        args: one for each parameter: a NumPy array or an ``Output`` (a pointer to it), a NumPy scalar, int or
+            float, or the bytes of a struct.
+        shared: bytes of dynamic shared memory.
+        memory: device memory with arrays that structs point to; its owner calls ``copy_back``.
+        schedule: ``min``, ``max``, ``random``, or ``all`` for one run under each from the same memory.
+        seed: of the random schedule.
+        races: whether to look for races.
+        report: whether to count bank conflicts and sectors.
+        max_steps: basic blocks after which a kernel that does not end is given up.
+
+    Raises:
+        EmulationError: the text cannot be run, or the kernel did something wrong; ``.at`` says where.
+        LaunchError: arguments or extents that do not fit the kernel.
+    """
+    start = perf_counter()
+    kernel = translate(ptx, entry)
+    require_no_hazards(kernel)
+    grid_, block_ = _extents(grid, "grid"), _extents(block, "block")
+    _check_block(kernel.entry, block_)
+    image = Memory() if memory is None else memory
+    parameters = _parameters(kernel.entry, args, image)
+    bases = _place_variables(kernel, image)
+    chosen = SCHEDULES if schedule == "all" else (schedule,)
+    if schedule not in (*SCHEDULES, "all"):
+        raise LaunchError(
+            field="schedule", got=repr(schedule), expected="all, " + ", ".join(SCHEDULES), remedy="pick one"
+        )
+    before = (image.buffer.copy(), image.shadow.copy()) if len(chosen) > 1 else None
+    counters = Report(report)
+    totals = [0, 0]
+    results: list[bytes] = []
+    for name in chosen:
+        if before is not None:
+            image.buffer[:], image.shadow[:] = before
+        run = _Run(kernel, image, grid_, block_, shared, parameters, bases, counters, races)
+        run.all_blocks(name, seed, max_steps)
+        totals[0] += run.warp_instructions
+        totals[1] += run.steps
+        if before is not None:
+            results.append(image.buffer[: image.top].tobytes())
+    if memory is None:
+        image.copy_back()
+    return EmulationResult(
+        schedules=tuple(chosen),
+        warp_instructions=totals[0],
+        steps=totals[1],
+        seconds=perf_counter() - start,
+        is_deterministic=len(set(results)) <= 1,
+        memory_lines=tuple(_memory_lines(kernel.entry, counters)),
+    )
+
+
+class _Run:
+    """One schedule over all blocks of a grid."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        memory: Memory,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        shared: int,
+        parameters: bytes,
+        bases: dict[str, int],
+        report: Report,
+        races: bool,
+    ) -> None:
+        self._kernel, self._memory = kernel, memory
+        self._grid, self._block = grid, block
+        self._shared = kernel.entry.dynamic_offset + shared if shared else kernel.entry.shared_bytes
+        self._parameters, self._bases, self._report = parameters, bases, report
+        self._shared_grain, global_grain = _grains(kernel.entry)
+        self._races = GlobalRaces(len(memory.buffer), global_grain) if races else None
+        self.warp_instructions = self.steps = 0
+
+    def all_blocks(self, schedule: str, seed: int, max_steps: int) -> None:
+        """Run the blocks in order, some at a time."""
+        threads = self._block[0] * self._block[1] * self._block[2]
+        together = max(1, CHUNK_THREADS // threads)
+        total = self._grid[0] * self._grid[1] * self._grid[2]
+        for first in range(0, total, together):
+            machine = Machine(
+                self._kernel,
+                self._memory,
+                self._grid,
+                self._block,
+                range(first, min(total, first + together)),
+                self._shared,
+                self._parameters,
+                self._report,
+                self._races,
+                self._shared_grain,
+                self._bases,
+            )
+            machine.run(Policy(schedule, seed + first), max_steps)
+            self.warp_instructions += machine.warp_instructions
+            self.steps += machine.steps
+
+
+def _extents(value: Extents, name: str) -> tuple[int, int, int]:
+    extents = (value,) if isinstance(value, int) else tuple(value)
+    if not 1 <= len(extents) <= 3 or any(not isinstance(e, int) or e < 1 for e in extents):
+        raise LaunchError(
+            field=name,
+            got=value,
+            expected="one to three positive integers",
+            remedy="pass a tuple such as (8, 1, 1)",
+        )
+    x, y, z = (*extents, 1, 1)[:3]
+    return x, y, z
+
+
+def _check_block(entry: Entry, block: tuple[int, int, int]) -> None:
+    threads = block[0] * block[1] * block[2]
+    limit = entry.threads_limit or 1024
+    if threads > limit:
+        raise LaunchError(
+            field="block",
+            got=f"{threads} threads",
+            expected=f"at most {limit}, which {entry.name} was compiled for",
+            remedy="launch smaller blocks",
+        )
+
+
+def _parameters(entry: Entry, args: Sequence[Argument], memory: Memory) -> bytes:
+    if len(args) != len(entry.parameters):
+        raise LaunchError(
+            field="args",
+            got=f"{len(args)} arguments",
+            expected=f"{len(entry.parameters)}, as {entry.name} declares",
+            remedy="pass one for each parameter; a struct as bytes",
+        )
+    packed = bytearray(entry.parameter_bytes)
+    for (name, (offset, size)), argument in zip(entry.parameters.items(), args, strict=True):
+        data = _argument_bytes(name, argument, size, memory)
+        if len(data) != size:
+            raise LaunchError(
+                field=name,
+                got=f"{type(argument).__name__} of {len(data)} bytes",
+                expected=f"{size} bytes",
+                remedy="pass a NumPy scalar of the parameter's type, or the struct's bytes",
+            )
+        packed[offset : offset + size] = data
+    return bytes(packed)
+
+
+def _argument_bytes(name: str, argument: Argument, size: int, memory: Memory) -> bytes:
+    if isinstance(argument, Output):
+        return struct.pack("<Q", memory.add(argument.array, name, written=False))
+    if isinstance(argument, np.ndarray):
+        return struct.pack("<Q", memory.add(argument, name, read_only=not argument.flags.writeable))
+    if isinstance(argument, (bytes, bytearray, memoryview)):
+        return bytes(argument)
+    if isinstance(argument, np.generic):
+        return argument.tobytes()
+    if isinstance(argument, bool | int):
+        return (int(argument) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+    if isinstance(argument, float) and size in (4, 8):
+        return struct.pack("<f" if size == 4 else "<d", argument)
+    raise LaunchError(
+        field=name,
+        got=type(argument).__name__,
+        expected="an array, an Output, a number or bytes",
+        remedy="convert it with NumPy",
+    )
+
+
+def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:
+    """Put the module's global and constant variables into memory, if the entry uses any."""
+    used = {
+        operand.space
+        for instruction in kernel.entry.instructions
+        for operand in (*instruction.operands, *(getattr(o, "base", o) for o in instruction.operands))
+        if isinstance(operand, Symbol)
+    }
+    bases = {}
+    for space in ("global", "const"):
+        variables = [v for v in kernel.module.variables.values() if v.space == space]
+        if space in used and variables:
+            data = bytearray(max(v.offset + v.size for v in variables))
+            for variable in variables:
+                data[variable.offset : variable.offset + variable.size] = variable.initial or bytes(
+                    variable.size
+                )
+            bases[space] = memory.add_bytes(bytes(data), f"{space} variables")
+    return bases
+
+
+def _grains(entry: Entry) -> tuple[int, int]:
+    """The smallest access of an entry to shared and to global memory, in bytes: at most 16."""
+    grains = {"shared": 16, "global": 16}
+    for instruction in entry.instructions:
+        for space, size in _access(instruction):
+            grains[space] = min(grains[space], size)
+    return grains["shared"], grains["global"]
+
+
+def _access(instruction: Instruction) -> list[tuple[str, int]]:
+    modifiers = instruction.modifiers
+    if instruction.opcode == "mbarrier":
+        return [("shared", 8)]
+    if instruction.opcode == "cp" and "bulk" not in modifiers and len(instruction.operands) > 2:
+        size = instruction.operands[2].value  # type: ignore[union-attr]
+        return [("shared", size), ("global", size)]
+    if instruction.opcode not in ("ld", "ldu", "st", "atom", "red"):
+        return []
+    spaces = [name.split("::")[0] for name in modifiers if name in SPACES]
+    types = [name for name in modifiers if name in TYPE_BYTES]
+    count = next((int(name[1:]) for name in modifiers if name in ("v2", "v4", "v8")), 1)
+    size = min(16, TYPE_BYTES[types[-1]] * count)
+    if instruction.opcode in ("atom", "red"):
+        size = TYPE_BYTES[types[-1]]
+    wanted = spaces[0] if spaces else "generic"
+    return [(space, size) for space in ("shared", "global") if wanted in (space, "generic")]
+
+
+def _memory_lines(entry: Entry, report: Report) -> list[MemoryLine]:
+    lines = []
+    for space, counted in (("shared", report.shared_lines), ("global", report.global_lines)):
+        for index, line in sorted(counted.items()):
+            lines.append(_memory_line(entry.instructions[index], space, line))
+    return lines
+
+
+def _memory_line(instruction: Instruction, space: str, line: LineReport) -> MemoryLine:
+    return MemoryLine(
+        ptx_line=instruction.line,
+        instruction=instruction.text,
+        cuda_line=None if instruction.source is None else str(instruction.source),
+        space=space,
+        requests=line.requests,
+        transactions=line.transactions,
+        ideal=line.ideal,
+    )

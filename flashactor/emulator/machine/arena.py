@@ -1,0 +1,156 @@
+"""Device memory: one buffer with red zones, in which every byte knows whether it may be touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.errors import MemoryAccessError
+
+BASE = 0x7F00_0000_0000
+"""Address of the buffer's first byte, where CUDA's allocator hands out addresses too."""
+
+RED_ZONE = 256
+ALIGNMENT = 256
+
+VALID, WRITTEN, READ_ONLY = 1, 2, 4
+"""Bits of the shadow: belongs to an array's element; has a value; must not be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """An array in device memory.
+
+    Attributes:
+        name: what messages call it.
+        address: of the element with all indices 0.
+        start, stop: the bytes that it spans, as offsets in the buffer.
+        array: the caller's array.
+        is_read_only: whether a store to it is a fault.
+    """
+
+    name: str
+    address: int
+    start: int
+    stop: int
+    array: NDArray[Any]
+    is_read_only: bool
+
+
+class Memory:
+    """Device memory for one or more launches.
+
+    An array keeps its strides: bytes between its elements stay outside of it, so that a kernel which reads
+    the padding of a strided view is caught.
+    """
+
+    def __init__(self) -> None:
+        self.allocations: list[Allocation] = []
+        self.buffer = np.zeros(4096, np.uint8)
+        self.shadow = np.zeros(4096, np.uint8)
+        self.top = RED_ZONE
+
+    def add(
+        self, array: NDArray[Any], name: str = "array", *, written: bool = True, read_only: bool = False
+    ) -> int:
+        """Place a copy of an array, of any strides, and return the address of its first element.
+
+        Args:
+            array: the contents; with ``copy_back``, also where results go.
+            name: what messages call it.
+            written: whether the contents count as initialised; False for an output.
+            read_only: whether a store to it is a fault.
+        """
+        low, high = _span(array)
+        start = _align(self.top) + _misalignment(array) + (0 if low >= 0 else _align(-low))
+        self._reserve(start + high + 2 * RED_ZONE)
+        data, shadow = self._views(array, start)
+        data[...] = array
+        shadow[...] = VALID | (WRITTEN if written else 0) | (READ_ONLY if read_only else 0)
+        self.top = start + high + RED_ZONE
+        address = BASE + start
+        self.allocations.append(Allocation(name, address, start + low, start + high, array, read_only))
+        return address
+
+    def add_bytes(self, data: bytes, name: str, alignment: int = ALIGNMENT) -> int:
+        """Place raw bytes, such as a module's variables, and return their address."""
+        return self.add(np.frombuffer(data, np.uint8), name, read_only=False)
+
+    def copy_back(self) -> None:
+        """Copy what kernels wrote into the callers' arrays."""
+        for allocation in self.allocations:
+            if not allocation.is_read_only and allocation.array.flags.writeable:
+                data, _ = self._views(allocation.array, allocation.address - BASE)
+                allocation.array[...] = data
+
+    def written(self, array: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which elements of an added array have a value."""
+        for allocation in self.allocations:
+            if allocation.array is array:
+                _, shadow = self._views(array, allocation.address - BASE)
+                return np.asarray((shadow & WRITTEN != 0).all(-1))
+        raise KeyError("the array was not added to this memory")
+
+    def describe(self, address: int) -> str:
+        """Where an address lies, for messages."""
+        offset = address - BASE
+        for allocation in self.allocations:
+            if allocation.start <= offset < allocation.stop:
+                return f"inside {allocation.name}, {offset - allocation.start} bytes from its start"
+        nearest = min(
+            self.allocations,
+            key=lambda a: min(abs(offset - a.start), abs(offset - a.stop)),
+            default=None,
+        )
+        if nearest is None:
+            return "in no array"
+        if offset >= nearest.stop:
+            return f"{offset - nearest.stop} bytes behind the end of {nearest.name}"
+        return f"{nearest.start - offset} bytes before {nearest.name}"
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self.buffer):
+            grown = max(size, 2 * len(self.buffer))
+            grown = -(-grown // 64) * 64
+            for name in ("buffer", "shadow"):
+                replacement = np.zeros(grown, np.uint8)
+                old = getattr(self, name)
+                replacement[: len(old)] = old
+                setattr(self, name, replacement)
+
+    def _views(self, array: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """The array's elements in the buffer, and their bytes' shadows with one more axis."""
+        data = np.ndarray(array.shape, array.dtype, self.buffer, start, array.strides)
+        shadow = np.ndarray((*array.shape, array.itemsize), np.uint8, self.shadow, start, (*array.strides, 1))
+        return data, shadow
+
+
+def _span(array: NDArray[Any]) -> tuple[int, int]:
+    """The bytes that an array covers, relative to its element with all indices 0."""
+    if not array.size:
+        return 0, 0
+    reaches = [(extent - 1) * stride for extent, stride in zip(array.shape, array.strides, strict=True)]
+    return sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + array.itemsize
+
+
+def _misalignment(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data % 16)
+
+
+def _align(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def require_room(size: int, limit: int, what: str) -> None:
+    """Refuse a size beyond a limit.
+
+    Raises:
+        MemoryAccessError: it is.
+    """
+    if size > limit:
+        raise MemoryAccessError(
+            field=what, got=f"{size} bytes", expected=f"at most {limit}", remedy="ask for less"
+        )

@@ -1,0 +1,255 @@
+"""wgmma: matrix products of 128 threads, with operands in shared memory behind descriptors.
+
+Layouts are those of the PTX ISA, section 9.7.15.5 ("Shared memory matrix layout"), which says how the leading
+and the stride byte offset of a descriptor move between core matrices of 8 rows of 16 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.emulator import halves, numeric
+from flashactor.emulator.machine.tensor import elements
+from flashactor.emulator.machine.window import Mask, Window
+from flashactor.emulator.tensormap import Swizzle
+from flashactor.errors import AsyncHazardError, DivergenceError, MemoryAccessError
+
+if TYPE_CHECKING:
+    from flashactor.emulator.machine.machine import Machine
+
+Array = NDArray[Any]
+
+_SWIZZLES = {0: Swizzle.NONE, 1: Swizzle.B128, 2: Swizzle.B64, 3: Swizzle.B32}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """16-byte chunks of shared memory that a wgmma of a warpgroup may still read."""
+
+    group: tuple[int, int]
+    number: int
+    chunks: Array
+    instruction: int
+
+
+def operand_offsets(
+    rows: int, depth: int, item: int, swizzle: Swizzle, transposed: bool, leading: int, stride: int
+) -> Array:
+    """Byte offset from the descriptor's start of element ``[row][k]``, before the swizzle.
+
+    ``transposed`` is the layout in which rows (M or N) are contiguous; 16-bit elements only.
+    """
+    row, k = np.arange(rows)[:, None], np.arange(depth)[None, :]
+    if not transposed:
+        in_bytes = k * item
+        if swizzle is Swizzle.NONE:
+            return np.asarray(row // 8 * stride + in_bytes // 16 * leading + row % 8 * 16 + in_bytes % 16)
+        return np.asarray(row // 8 * stride + row % 8 * swizzle.value + in_bytes)
+    if swizzle is Swizzle.NONE:
+        return np.asarray(row // 8 * stride + k // 8 * leading + k % 8 * 16 + row % 8 * item)
+    atom = swizzle.value // item
+    return np.asarray(row // atom * leading + k // 8 * stride + k % 8 * swizzle.value + row % atom * item)
+
+
+class WarpgroupUnit:
+    """Executes wgmma; products are computed when issued, and may be read after their group was waited for."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._m = machine
+        groups = (machine.blocks, -(-machine.warps_per_block // 4))
+        self._committed = np.zeros(groups, np.int64)
+        self._reading: list[_Reading] = []
+
+    def fence(self, w: Window, m: Mask, i: int, _: None) -> None:
+        """wgmma.fence; the static check of registers asks where it is needed."""
+        self._groups(w, m, i)
+
+    def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
+        """wgmma.commit_group."""
+        for block, group in self._identities(w, self._groups(w, m, i)):
+            self._committed[block, group] += 1
+
+    def wait(self, w: Window, m: Mask, i: int, newest: int) -> None:
+        """wgmma.wait_group."""
+        mine = set(self._identities(w, self._groups(w, m, i)))
+        kept = []
+        for reading in self._reading:
+            if reading.group in mine and reading.number < self._committed[reading.group] - newest:
+                self._m.in_flight_reads -= 1
+                if self._m.clocks is not None:
+                    self._note_read(reading.instruction, reading.chunks, reading.group)
+            else:
+                kept.append(reading)
+        self._reading = kept
+
+    def multiply(
+        self, w: Window, m: Mask, i: int, columns: int, result_type: str, a_type: str, b_type: str,
+        results: list[Array], a: Any, b: Any, scale_d: Any, sign: int, transpose_a: bool, transpose_b: bool,
+    ) -> None:  # fmt: skip
+        """wgmma.mma_async: D = A B + D, or A B where scale-d is false."""
+        groups = self._groups(w, m, i)  # [group][4] numbers of warps in the window
+        if isinstance(a, list):
+            parts = [elements(w.by_warp(register)[groups.reshape(-1)], a_type) for register in a]
+            count, _, width = parts[0].shape
+            left = np.empty((count, 16, 2 * width), np.float32)
+            for index, part in enumerate(parts):
+                rows, column = index % 2 * 8, index // 2 * width
+                left[:, rows : rows + 8, column : column + width] = part
+            left = left.reshape(len(groups), 64, -1)
+        else:
+            left = self._fetch(w, i, groups, a, 64, a_type, transpose_a, "A")
+        right = self._fetch(w, i, groups, b, columns, b_type, transpose_b, "B")
+        product = np.matmul(left, right.transpose(0, 2, 1))
+        if sign < 0:
+            product = -product
+        keep = w.by_warp(scale_d)[groups.reshape(-1)]  # [warp][32]
+        # [warp][half of 16 rows][lane][n8 tile][2]
+        lanes = product.reshape(-1, 2, 8, columns // 8, 4, 2).transpose(0, 1, 2, 4, 3, 5)
+        lanes = lanes.reshape(-1, 2, 32, columns // 8, 2)
+        flat = groups.reshape(-1)
+        if result_type == "f32":
+            for index, result in enumerate(results):
+                value = lanes[:, index // 2 % 2, :, index // 4, index % 2]
+                before = w.by_warp(result)[flat]
+                w.put_by_warp(flat, result, np.where(keep, before + value, value))
+            return
+        for index, result in enumerate(results):
+            value = np.ascontiguousarray(lanes[:, index % 2, :, index // 2])  # [warp][32][2]
+            bits = np.ascontiguousarray(w.by_warp(result)[flat]).view(np.uint16).reshape(value.shape)
+            total = np.where(keep[..., None], halves.decode(bits, "f16") + value, value)
+            w.put_by_warp(flat, result, halves.encode(total, "f16").view(np.uint32).reshape(-1, 32))
+
+    # ---- operands
+    def _fetch(
+        self,
+        w: Window,
+        i: int,
+        groups: Array,
+        descriptors: Any,
+        rows: int,
+        type_: str,
+        transposed: bool,
+        name: str,
+    ) -> Array:
+        item = 1 if type_ in ("e4m3", "e5m2") else 2
+        depth = 32 // item
+        first = w.lanes.reshape(-1, 32)[groups[:, 0], 0]
+        if transposed and item == 1:
+            self._fault(i, int(first[0]), f"{name} of {type_} transposed", "8-bit operands with k contiguous")
+        each = w.by_warp(descriptors)[groups.reshape(-1)].reshape(len(groups), 128)
+        if (each != each[:, :1]).any():
+            self._fault(
+                i, int(first[0]), f"descriptors of {name} that differ in the warpgroup", "one descriptor"
+            )
+        offsets = []
+        for at, descriptor in enumerate(int(value) for value in each[:, 0]):
+            start = (descriptor & 0x3FFF) << 4
+            leading, stride = (descriptor >> 16 & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+            if descriptor >> 49 & 7:
+                self._fault(
+                    i, int(first[at]), "a descriptor with a base offset", "0: the emulator knows no other"
+                )
+            swizzle = _SWIZZLES[descriptor >> 62 & 3]
+            place = start + operand_offsets(rows, depth, item, swizzle, transposed, leading, stride)
+            place = np.asarray(swizzle.apply(place))
+            if int(place.max()) + item > self._m.shared_bytes:
+                self._fault(
+                    i,
+                    int(first[at]),
+                    f"{name} beyond shared memory",
+                    f"{self._m.shared_bytes} bytes",
+                    int(place.max()),
+                )
+            offsets.append(place + self._m.shared_base[first[at]])
+        index = np.stack(offsets)
+        self._watch(w, i, groups, index)
+        data = self._m.memory.shared_units[item][index // item]
+        if item == 1:
+            return np.asarray(numeric.fp8_values(type_)[data])
+        return halves.decode(data, type_)
+
+    def _watch(self, w: Window, i: int, groups: Array, index: Array) -> None:
+        """Check and remember what a product reads."""
+        machine = self._m
+        for at, identity in enumerate(self._identities(w, groups)):
+            chunks = np.unique(index[at] >> 4) << 4
+            first = int(w.lanes.reshape(-1, 32)[groups[at, 0], 0])
+            view, mask = machine.lane_window(first)
+            machine.memory.require_ready(view, mask, i, chunks, 16, np.full(chunks.size, first))
+            if machine.clocks is not None:
+                self._note_read(i, chunks, identity)
+            number = int(self._committed[identity])
+            self._reading.append(_Reading(identity, number, chunks, i))
+            machine.in_flight_reads += 1
+
+    def _note_read(self, i: int, chunks: Array, identity: tuple[int, int]) -> None:
+        clocks = self._m.clocks
+        assert clocks is not None
+        block, group = identity
+        for warp in range(group * 4, group * 4 + 4):
+            lane = int(self._m.numbers[warp, block, 0])
+            clocks.read_async(i, chunks, 16, np.full(chunks.size, lane), together=True)
+
+    def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
+        """Refuse to write where a wgmma may still read."""
+        for reading in self._reading:
+            touched = np.isin(index >> 4, reading.chunks >> 4)
+            if touched.any():
+                at = int(np.argmax(touched))
+                self._m.fault_async(
+                    w, m, i, at, int(index[at] % self._m.shared_stride),
+                    "a write to shared memory that a wgmma may still be reading",
+                    "wait for the product (wgmma.wait_group) before its operands are written again",
+                )  # fmt: skip
+
+    def leave(self, lanes: Array) -> None:
+        """Lanes leave the kernel: their products must have been waited for."""
+        left = {(int(self._m.block_of[lane]), int(self._m.warp_of[lane]) // 4) for lane in lanes}
+        for reading in self._reading:
+            if reading.group in left:
+                block, group = reading.group
+                self._m.fault(
+                    AsyncHazardError, reading.instruction, "wgmma",
+                    "a warpgroup that leaves while its product is not complete", "wgmma.wait_group before the end",
+                    "commit the group and wait for it", lane=int(self._m.numbers[group * 4, block, 0]),
+                )  # fmt: skip
+
+    # ---- who takes part
+    def _groups(self, w: Window, m: Mask, i: int) -> Array:
+        """The active warpgroups, as the numbers in the window of their four warps.
+
+        Raises:
+            DivergenceError: a warpgroup of which some warps are elsewhere.
+        """
+        active = self._m.warps.whole(w, m, i)
+        numbers = np.arange(w.lanes.size // 32) if active is True else active
+        first = w.lanes.reshape(-1, 32)[numbers, 0]
+        warp, block = self._m.warp_of[first], self._m.block_of[first]
+        order = np.lexsort((warp, block))
+        numbers, warp, block = numbers[order], warp[order], block[order]
+        complete = numbers.size % 4 == 0
+        if complete:
+            four_warps, four_blocks = warp.reshape(-1, 4), block.reshape(-1, 4)
+            complete = bool(
+                (four_warps == four_warps[:, :1] // 4 * 4 + np.arange(4)).all()
+                and (four_blocks == four_blocks[:, :1]).all()
+            )
+        if not complete:
+            self._m.fault(
+                DivergenceError, i, "warpgroup", "a warpgroup instruction without all four warps",
+                "the four warps of a warpgroup together", "move it out of the branch", lane=int(first[0]),
+            )  # fmt: skip
+        return np.asarray(numbers.reshape(-1, 4))
+
+    def _identities(self, w: Window, groups: Array) -> list[tuple[int, int]]:
+        first = w.lanes.reshape(-1, 32)[groups[:, 0], 0]
+        return [(int(self._m.block_of[lane]), int(self._m.warp_of[lane]) // 4) for lane in first]
+
+    def _fault(self, i: int, lane: int, got: str, expected: str, address: int | None = None) -> None:
+        self._m.fault(
+            MemoryAccessError, i, "wgmma", got, expected, "check the descriptor", lane=lane, address=address
+        )

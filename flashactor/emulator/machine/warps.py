@@ -1,0 +1,206 @@
+"""Instructions in which the lanes of a warp take part together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.emulator.machine.window import Mask, Window
+from flashactor.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from flashactor.emulator.machine.machine import Machine
+
+Array = NDArray[Any]
+
+_LANES = np.arange(32)
+_BITS = np.uint32(1) << _LANES.astype(np.uint32)
+
+
+class WarpUnit:
+    """Executes shfl, vote, redux, elect, activemask and bar.warp.sync."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._m = machine
+
+    # ---- who takes part
+    def whole(self, w: Window, m: Mask, i: int) -> Any:
+        """The warps of a ``.sync.aligned`` instruction: True for all of the window, else their numbers.
+
+        Raises:
+            DivergenceError: a warp of which some lanes are elsewhere.
+        """
+        if m is True:
+            return True
+        lanes = m.reshape(-1, 32)
+        some = lanes.any(1)
+        partial = some & ~lanes.all(1)
+        if partial.any():
+            alive = self._m.alive[w.lanes].reshape(-1, 32)
+            # Lanes that have left the kernel do not count.
+            broken = partial & (alive & ~lanes).any(1)
+            if broken.any():
+                self._diverged(w, i, int(np.argmax(broken)), lanes, alive)
+        return np.flatnonzero(some)
+
+    def _diverged(self, w: Window, i: int, warp: int, lanes: Array, alive: Array) -> NoReturn:
+        missing = np.flatnonzero(alive[warp] & ~lanes[warp])
+        self._m.fault(
+            DivergenceError, i, "warp",
+            f"a .sync instruction without lanes {', '.join(map(str, missing[:8]))} of the warp",
+            "all lanes that it names", "move it out of the branch, or join the lanes before it",
+            lane=int(w.lanes[warp * 32 + int(np.argmax(lanes[warp]))]),
+        )  # fmt: skip
+
+    def _require_members(self, w: Window, m: Mask, i: int, members: Any) -> Array:
+        """The active lanes, by warp; every lane that the mask names must be here, and every lane here named."""
+        lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        if np.ndim(members) == 0 and members == 0xFFFFFFFF:
+            if m is not True:
+                self.whole(w, m, i)
+            return lanes
+        named = (w.by_warp(members) & _BITS) != 0
+        alive = self._m.alive[w.lanes].reshape(-1, 32)
+        wrong = (lanes & ~named).any(1)
+        if wrong.any():
+            warp = int(np.argmax(wrong))
+            self._m.fault(
+                DivergenceError, i, "membermask", "a mask without the lane that executes it",
+                "a mask that names every lane that comes here", "build the mask before the branch",
+                lane=int(w.lanes[warp * 32 + int(np.argmax(lanes[warp] & ~named[warp]))]),
+            )  # fmt: skip
+        absent = (named & alive & ~lanes & lanes.any(1)[:, None]).any(1)
+        if absent.any():
+            self._diverged(w, i, int(np.argmax(absent)), lanes, alive & named.any(0))
+        return lanes
+
+    # ---- instructions
+    def synchronize(self, w: Window, m: Mask, i: int, members: Any) -> None:
+        """bar.warp.sync: what its lanes did before is seen by its lanes after."""
+        self._require_members(w, m, i, members)
+        if self._m.clocks is not None:
+            self._m.clocks.synchronize_warps(w, m)
+
+    def shuffle(
+        self, w: Window, m: Mask, i: int, mode: str, target: Array, valid: Array | None,
+        a: Any, b: Any, c: Any, members: Any,
+    ) -> None:  # fmt: skip
+        """shfl.sync (PTX ISA, 9.7.9.6): lanes exchange registers within segments."""
+        lanes = self._require_members(w, m, i, members)
+        values = w.by_warp(a)
+        lane = _LANES
+        if np.ndim(b) == 0 and np.ndim(c) == 0:
+            delta, control = np.int64(b) & 31, np.int64(c)
+        else:
+            delta, control = w.by_warp(b).astype(np.int64) & 31, w.by_warp(c).astype(np.int64)
+        segment, clamp = (control >> 8) & 31, control & 31
+        lowest = lane & segment
+        highest = lowest | (clamp & ~segment)
+        if mode == "bfly":
+            source = lane ^ delta
+            inside = source <= highest
+        elif mode == "up":
+            source = lane - delta
+            inside = source >= (
+                lane & segment | clamp & ~segment if np.ndim(clamp) else lowest | clamp & ~segment
+            )
+        elif mode == "down":
+            source = lane + delta
+            inside = source <= highest
+        else:
+            source = lowest | (delta & ~segment)
+            inside = source <= highest
+        source = np.where(inside, source, lane)
+        if source.ndim == 1:
+            result = values[:, source]
+            absent = lanes & ~lanes[:, source]
+        else:
+            result = np.take_along_axis(values, source, 1)
+            absent = lanes & ~np.take_along_axis(lanes, source, 1)
+        if m is not True and absent.any():
+            warp = int(np.argmax(absent.any(1)))
+            lane_ = int(np.argmax(absent[warp]))
+            self._m.fault(
+                DivergenceError, i, "shfl", "a value from a lane that is not here",
+                "a source lane that executes the shuffle too", "join the lanes before the shuffle",
+                lane=int(w.lanes[warp * 32 + lane_]),
+            )  # fmt: skip
+        self._put(w, m, target, result)
+        if valid is not None:
+            self._put(w, m, valid, np.broadcast_to(inside, result.shape))
+
+    def vote(
+        self, w: Window, m: Mask, i: int, mode: str, target: Array, predicate: Any, members: Any
+    ) -> None:
+        """vote.sync."""
+        lanes = self._require_members(w, m, i, members)
+        true = w.by_warp(predicate) & lanes
+        if mode == "ballot":
+            result = (true * _BITS).sum(1, dtype=np.uint32)
+        elif mode == "any":
+            result = true.any(1)
+        elif mode == "all":
+            result = (true | ~lanes).all(1)
+        else:
+            result = (true | ~lanes).all(1) | ~true.any(1)
+        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+
+    def active_mask(self, w: Window, m: Mask, i: int, target: Array) -> None:
+        """activemask."""
+        lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        result = (lanes * _BITS).sum(1, dtype=np.uint32)
+        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+
+    def reduce(
+        self, w: Window, m: Mask, i: int, operation: str, target: Array, value: Any, members: Any,
+        magnitude: bool, nan: bool,
+    ) -> None:  # fmt: skip
+        """redux.sync."""
+        lanes = self._require_members(w, m, i, members)
+        values = np.abs(w.by_warp(value)) if magnitude else w.by_warp(value)
+        functions: dict[str, Any] = {
+            "add": np.add, "min": np.minimum, "max": np.maximum,
+            "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+        }  # fmt: skip
+        function = functions[operation]
+        if values.dtype.kind == "f":
+            function = {"min": np.minimum if nan else np.fmin, "max": np.maximum if nan else np.fmax}[
+                operation
+            ]
+            neutral: Any = np.inf if operation == "min" else -np.inf
+        else:
+            limits = np.iinfo(values.dtype)
+            neutral = {"min": limits.max, "max": limits.min, "and": -1 if limits.min else limits.max}.get(
+                operation, 0
+            )
+        masked = np.where(lanes, values, np.array(neutral).astype(values.dtype))
+        result = function.reduce(masked, axis=1, dtype=values.dtype)
+        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+
+    def elect(self, w: Window, m: Mask, i: int, target: Array, elected: Array, members: Any) -> None:
+        """elect.sync: the lowest lane of the mask."""
+        lanes = self._require_members(w, m, i, members)
+        leader = lanes.argmax(1)[:, None]
+        self._put(w, m, target, np.broadcast_to(leader.astype(np.uint32), lanes.shape))
+        self._put(w, m, elected, np.broadcast_to(leader == _LANES, lanes.shape))
+
+    def require_warpgroup(self, w: Window, m: Mask, i: int, count: int) -> None:
+        """setmaxnreg: whole warps, a multiple of 8 from 24 to 256."""
+        self.whole(w, m, i)
+        if count % 8 or not 24 <= count <= 256:
+            from flashactor.errors import BarrierError
+
+            self._m.fault(
+                BarrierError, i, "setmaxnreg", str(count), "a multiple of 8 from 24 to 256", "round it",
+                lane=int(w.lanes[0]),
+            )  # fmt: skip
+
+    @staticmethod
+    def _put(w: Window, m: Mask, target: Array, values: Array) -> None:
+        values = values.reshape(w.shape)
+        if m is True:
+            target[...] = values
+        else:
+            np.copyto(target, values, where=m, casting="unsafe")

@@ -1,0 +1,1 @@
+"""PTX as data: the parser, and the order in which its basic blocks are run."""

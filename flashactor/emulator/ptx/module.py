@@ -1,0 +1,195 @@
+"""What a PTX text says, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TYPE_BYTES = {
+    **dict.fromkeys(("u8", "s8", "b8", "e4m3", "e5m2"), 1),
+    **dict.fromkeys(("u16", "s16", "b16", "f16", "bf16", "e4m3x2", "e5m2x2"), 2),
+    **dict.fromkeys(("u32", "s32", "b32", "f32", "f16x2", "bf16x2", "tf32"), 4),
+    **dict.fromkeys(("u64", "s64", "b64", "f64", "f32x2"), 8),
+    "b128": 16,
+    "pred": 1,
+}
+"""Bytes of a value of a fundamental or packed type (PTX ISA, Types, section 5.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A virtual register: its name, its type, and a number that is unique in its entry."""
+
+    name: str
+    type: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """A constant. A floating-point one carries its bits and ``f32`` or ``f64`` as its kind."""
+
+    value: int
+    kind: str = "int"
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """A special register such as ``%tid.x``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A variable or parameter: its state space, and its offset there."""
+
+    name: str
+    space: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A place to branch to; ``target`` indexes the entry's instructions."""
+
+    name: str
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """A predicate used inverted."""
+
+    register: Register
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """``_``: a result that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """``{a, b, ...}``."""
+
+    items: tuple[Operand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """``a|b``: two results."""
+
+    first: Operand
+    second: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``[base + offset]``; of a tensor also its coordinates, ``[base, {x, y}]``."""
+
+    base: Operand
+    offset: int = 0
+    coordinates: tuple[Operand, ...] = ()
+
+
+Operand = Register | Immediate | Special | Symbol | Label | Not | Discard | Vector | Pair | Address
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """Where an instruction comes from in the CUDA source, as ``-lineinfo`` says."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}({self.line})"
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction.
+
+    Attributes:
+        opcode: what comes before the first dot.
+        modifiers: what comes after it, in order.
+        operands: as written.
+        guard: the predicate register that decides, or None.
+        guard_inverted: whether it is ``@!p``.
+        line: line of the PTX text, from 1.
+        text: the statement.
+        source: the CUDA line.
+    """
+
+    opcode: str
+    modifiers: tuple[str, ...]
+    operands: tuple[Operand, ...]
+    guard: Register | None
+    guard_inverted: bool
+    line: int
+    text: str
+    source: SourceLine | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the module: its space, offset there, size, alignment and initial bytes."""
+
+    name: str
+    space: str
+    offset: int
+    size: int
+    alignment: int
+    initial: bytes | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """A kernel.
+
+    Attributes:
+        name: its symbol.
+        parameters: name -> (offset, bytes) in parameter memory.
+        parameter_bytes: size of the parameter memory.
+        instructions: in textual order.
+        registers: every virtual register.
+        shared_bytes: static shared memory; dynamic shared memory begins at ``dynamic_offset``.
+        dynamic_offset: offset of dynamic shared memory.
+        local_bytes: stack of a thread.
+        threads_limit: ``.maxntid`` or ``.reqntid``, or None.
+    """
+
+    name: str
+    parameters: dict[str, tuple[int, int]]
+    parameter_bytes: int
+    threads_limit: int | None = None
+    instructions: list[Instruction] = field(default_factory=list)
+    registers: list[Register] = field(default_factory=list)
+    shared_bytes: int = 0
+    dynamic_offset: int = 0
+    local_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Module:
+    """A PTX text: its target, its entries and its variables."""
+
+    target: str
+    entries: dict[str, Entry]
+    variables: dict[str, Variable]
+
+
+def registers_of(operand: Operand) -> list[Register]:
+    """The registers that an operand names, at any depth."""
+    match operand:
+        case Register():
+            return [operand]
+        case Not(register):
+            return [register]
+        case Vector(items):
+            return [register for item in items for register in registers_of(item)]
+        case Pair(first, second):
+            return registers_of(first) + registers_of(second)
+        case Address(base, _, coordinates):
+            return [register for item in (base, *coordinates) for register in registers_of(item)]
+    return []

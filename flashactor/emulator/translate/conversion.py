@@ -1,0 +1,159 @@
+"""Data movement between registers, and conversions (PTX ISA, section 9.7.9: mov, cvt, cvta)."""
+
+from __future__ import annotations
+
+from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Vector
+from flashactor.emulator.translate.emitters import emits
+from flashactor.emulator.translate.statement import NUMPY, Statement
+
+_INTEGER_MODES = ("rni", "rzi", "rmi", "rpi")
+
+
+@emits("mov")
+def mov(s: Statement) -> None:
+    """mov, also packing into and unpacking from a wider register."""
+    type_ = s.type()
+    to, source = s.operands
+    width = TYPE_BYTES[type_]
+    if isinstance(source, Vector):
+        part = f"b{8 * width // len(source.items)}"
+        parts = ", ".join(s.value(item, part) for item in source.items)
+        return s.assign(s.target(to, type_), f"w.packed([{parts}], {NUMPY[type_]!r})")
+    if isinstance(to, Vector):
+        part = f"b{8 * width // len(to.items)}"
+        s.emit(f"t = w.unpacked({s.value(source, type_)}, {NUMPY[part]!r}, {len(to.items)})")
+        for index, item in enumerate(to.items):
+            if not isinstance(item, Discard):
+                s.assign(s.target(item, part), f"t[..., {index}]")
+        return None
+    return s.assign(s.target(to, type_), s.value(source, type_))
+
+
+@emits("cvta")
+def cvta(s: Statement) -> None:
+    """cvta: between an address of a state space and a generic one."""
+    type_ = s.type()
+    to_space = s.flag("to")
+    space = s.require("global", "shared", "shared::cta", "shared::cluster", "local", "const", "param")
+    value = s.value(s.operands[1], "u64")
+    operator = "-" if to_space else "+"
+    s.assign(s.target(s.operands[0], type_), f"{value} {operator} M.address_window({space.split('::')[0]!r})")
+
+
+@emits("cvt")
+def cvt(s: Statement) -> None:
+    """cvt between integers and floats of all widths, also packed."""
+    pack = s.flag("pack")
+    if pack:
+        s.refuse("cvt.pack")
+    ftz, sat, satfinite, relu = s.flag("ftz"), s.flag("sat"), s.flag("satfinite"), s.flag("relu")
+    mode = s.choice(*_INTEGER_MODES, "rn", "rz", "rm", "rp", "rna", "rs")
+    to, source = s.type(), s.type()
+    if mode in ("rna", "rs"):
+        s.refuse(f"cvt.{mode}")
+    if to in ("f16x2", "bf16x2"):
+        return _pack_halves(s, to, source, mode, relu)
+    if to in ("e4m3x2", "e5m2x2"):
+        return _pack_fp8(s, to, source, relu)
+    if satfinite:
+        s.refuse("cvt.satfinite to this type")
+    value = _decoded(s, source, ftz)
+    if to in ("bf16", "f16") and source in ("f32", "f64", "bf16", "f16"):
+        if source == to:
+            return s.assign(
+                s.target(s.operands[0], "b16"), _rounded_halves(s.value(s.operands[1], "b16"), to, mode)
+            )
+        if mode not in ("rn", ""):
+            s.refuse(f"cvt.{mode} to {to}")
+        value = f"np.where({value} > 0, {value}, 0 * {value})" if relu else value
+        value = f"numeric.saturate({value})" if sat else value
+        return s.assign(s.target(s.operands[0], "b16"), f"halves.encode({value}, {to!r})")
+    if to[0] in "usb":
+        return _to_integer(s, to, source, value, mode, sat)
+    return _to_float(s, to, source, value, mode, sat, ftz)
+
+
+def _decoded(s: Statement, source: str, ftz: bool) -> str:
+    if source in ("f16", "bf16"):
+        return f"halves.decode({s.value(s.operands[1], 'b16')}, {source!r})"
+    value = s.value(s.operands[1], source)
+    return f"numeric.flush({value})" if ftz and source == "f32" else value
+
+
+def _rounded_halves(value: str, type_: str, mode: str) -> str:
+    """``cvt.rni.f16.f16`` and the like; without a mode, a copy."""
+    if not mode:
+        return value
+    functions = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
+    return f"halves.encode({functions[mode]}(halves.decode({value}, {type_!r})), {type_!r})"
+
+
+def _to_integer(s: Statement, to: str, source: str, value: str, mode: str, sat: bool) -> None:
+    code = NUMPY[to]
+    if source[0] in "usb":
+        if sat:
+            value = f"np.clip({value}, np.iinfo('{code}').min, np.iinfo('{code}').max)"
+            value = f"w.full({value}).astype('{code}')"
+        else:
+            value = f"w.full({value}).astype('{code}')"
+    else:
+        value = f"numeric.to_integer({value}, np.dtype('{code}').type, {mode or 'rzi'!r})"
+    s.assign(s.target(s.operands[0], to), value)
+
+
+def _to_float(s: Statement, to: str, source: str, value: str, mode: str, sat: bool, ftz: bool) -> None:
+    code = NUMPY[to]
+    if to in ("f16", "bf16"):  # from an integer
+        s.assign(s.target(s.operands[0], "b16"), f"halves.encode(np.float64({value}), {to!r})")
+        return
+    if mode in _INTEGER_MODES:
+        functions = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
+        value = f"{functions[mode]}({value})"
+    if mode in ("rz", "rm", "rp"):
+        if to != "f32" or source in ("u64", "s64"):
+            s.refuse(f"cvt.{mode} from {source} to {to}")
+        value = f"numeric.round_f32(np.float64({value}), {mode!r})"
+    else:
+        value = f"np.asarray({value}).astype('{code}')"
+    if sat:
+        value = f"numeric.saturate({value})"
+    if ftz and to == "f32":
+        value = f"numeric.flush({value})"
+    s.assign(s.target(s.operands[0], to), value)
+
+
+def _pack_halves(s: Statement, to: str, source: str, mode: str, relu: bool) -> None:
+    """The first source goes to the upper half; from fp8 pairs, both halves come from one register."""
+    if mode != "rn":
+        s.refuse(f"cvt.{mode}.{to}")
+    if source in ("e4m3x2", "e5m2x2"):
+        codes, table = s.value(s.operands[1], "b16"), f"numeric.fp8_values({source[:4]!r})"
+        low, high = f"{table}[{codes} & np.uint16(0xFF)]", f"{table}[{codes} >> np.uint16(8)]"
+    elif source == "f32":
+        high, low = (s.value(operand, "f32") for operand in s.operands[1:3])
+    else:
+        s.refuse(f"cvt to {to} from {source}")
+    if relu:
+        high, low = (f"np.fmax({x}, np.float32(0))" for x in (high, low))
+    function = f"numeric.{to[:-2]}_bits"
+    expression = f"{function}({high}) << np.uint32(16) | {function}({low})"
+    s.assign(s.target(s.operands[0], "b32"), expression)
+
+
+def _pack_fp8(s: Statement, to: str, source: str, relu: bool) -> None:
+    format_ = to[:4]
+    if source == "f32":
+        high, low = (s.value(operand, "f32") for operand in s.operands[1:3])
+    elif source in ("f16x2", "bf16x2"):
+        value = s.value(s.operands[1], "b32")
+        high = f"halves.decode(({value} >> np.uint32(16)).astype('u2'), {source[:-2]!r})"
+        low = f"halves.decode(np.asarray({value}).astype('u2'), {source[:-2]!r})"
+    else:
+        s.refuse(f"cvt to {to} from {source}")
+    if relu:
+        high, low = (f"np.fmax({x}, np.float32(0))" for x in (high, low))
+    expression = (
+        f"numeric.fp8_bits({high}, {format_!r}).astype('u2') << np.uint16(8) | "
+        f"numeric.fp8_bits({low}, {format_!r})"
+    )
+    s.assign(s.target(s.operands[0], "b16"), expression)

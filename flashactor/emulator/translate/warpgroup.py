@@ -1,0 +1,58 @@
+"""Matrix products of a warpgroup (PTX ISA, section 9.7.15: wgmma)."""
+
+from __future__ import annotations
+
+import re
+
+from flashactor.emulator.ptx.module import Vector
+from flashactor.emulator.translate.emitters import emits
+from flashactor.emulator.translate.statement import Statement
+
+_SHAPE = re.compile(r"m64n(\d+)k(\d+)$")
+_DEPTH = {"f16": 16, "bf16": 16, "e4m3": 32, "e5m2": 32}
+
+
+@emits("wgmma")
+def wgmma(s: Statement) -> None:
+    """wgmma.fence, .commit_group, .wait_group, .mma_async."""
+    action = s.require("fence", "commit_group", "wait_group", "mma_async")
+    s.require("sync")
+    s.require("aligned")
+    if action == "fence":
+        return s.call("warpgroups.fence", "None")
+    if action == "commit_group":
+        return s.call("warpgroups.commit", "None")
+    if action == "wait_group":
+        return s.call("warpgroups.wait", str(s.immediate(s.operands[0])))
+    shape = s.take_matching(_SHAPE.match)
+    columns, depth = map(int, _SHAPE.match(shape[0]).groups())  # type: ignore[union-attr]
+    d, a, b = s.type(), s.type(), s.type()
+    if a not in _DEPTH or b not in _DEPTH or _DEPTH[a] != depth or _DEPTH[b] != depth:
+        s.refuse(f"wgmma of {a} and {b} with k = {depth}")
+    if columns % 8 or not 8 <= columns <= 256 or d not in ("f32", "f16"):
+        s.refuse(f"wgmma with n = {columns} and results of {d}")
+    results, left, right, scale_d, *constants = s.operands
+    from_registers = isinstance(left, Vector)
+    numbers = [s.immediate(operand) for operand in constants]
+    scale_a, scale_b = numbers[:2]
+    transposes = numbers[2:]
+    if abs(scale_a) != 1 or abs(scale_b) != 1 or len(transposes) not in (0, 1, 2):
+        s.refuse("wgmma with these constants")
+    transpose_b = bool(transposes and transposes[-1])
+    transpose_a = bool(len(transposes) == 2 and transposes[0])
+    operand_a = s.values(left, "b32") if from_registers else s.value(left, "b64")
+    s.call(
+        "warpgroups.multiply",
+        str(columns),
+        repr(d),
+        repr(a),
+        repr(b),
+        s.targets(results, "f32" if d == "f32" else "b32"),
+        operand_a,
+        s.value(right, "b64"),
+        s.value(scale_d, "pred"),
+        str(scale_a * scale_b),
+        repr(transpose_a),
+        repr(transpose_b),
+    )
+    return None
