@@ -1,4 +1,4 @@
-"""Arithmetic on the 16-bit formats, alone or two in a register: decoded to float32, computed, rounded once."""
+"""Arithmetic on the 16-bit formats, alone or two in a register: decoded, computed, rounded once."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:
         for operand in (*instruction.operands, *(getattr(o, "base", o) for o in instruction.operands))
         if isinstance(operand, Symbol)
     }
-    bases = {}
+    bases: dict[str, int] = {}
     for space in ("global", "const"):
         variables = [v for v in kernel.module.variables.values() if v.space == space]
         if space in used and variables:

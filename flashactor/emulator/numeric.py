@@ -126,7 +126,7 @@ def fp8_values(format_: str) -> Array:
 
 
 def fp8_bits(x: Array, format_: str) -> Array:
-    """float32 values as fp8 codes in uint8: nearest even, saturated to the largest finite one (``.satfinite``).
+    """float32 values as fp8 codes in uint8: nearest even, saturated to the largest finite (``.satfinite``).
 
     NaN becomes 0x7f in both formats (PTX ISA, cvt).
     """
@@ -184,7 +184,7 @@ def shift_left(a: Array, count: Array) -> Array:
     """``shl``: counts from the width on give 0."""
     width = a.dtype.itemsize * 8
     clamped = np.minimum(count, width - 1).astype(a.dtype)
-    return np.where(np.asarray(count) >= width, a.dtype.type(0), a << clamped)
+    return np.asarray(np.where(np.asarray(count) >= width, a.dtype.type(0), a << clamped))
 
 
 def shift_right(a: Array, count: Array) -> Array:
@@ -193,7 +193,7 @@ def shift_right(a: Array, count: Array) -> Array:
     clamped = np.minimum(count, width - 1).astype(a.dtype)
     if a.dtype.kind == "i":
         return np.asarray(a >> clamped)
-    return np.where(np.asarray(count) >= width, a.dtype.type(0), a >> clamped)
+    return np.asarray(np.where(np.asarray(count) >= width, a.dtype.type(0), a >> clamped))
 
 
 def funnel_shift(low: Array, high: Array, count: Array, left: bool, wrap: bool) -> Array:

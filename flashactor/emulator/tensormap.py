@@ -19,7 +19,7 @@ _LAYOUT = "<8sBBBBIQ5I4Q5H5B"
 
 
 class Swizzle(Enum):
-    """How 16-byte chunks are permuted in shared memory: the span in bytes that the pattern covers in a row."""
+    """How 16-byte chunks are permuted in shared memory: the bytes of a row that the pattern spans."""
 
     NONE = 0
     B32 = 32
@@ -27,7 +27,7 @@ class Swizzle(Enum):
     B128 = 128
 
     def apply(self, address: object) -> object:
-        """Shared addresses, permuted: address bits 7 to 9 go, by xor, onto bits 4 to 6 (as far as the span)."""
+        """Shared addresses, permuted: bits 7 to 9 go, by xor, onto bits 4 to 6 (as far as the span)."""
         mask = {0: 0, 32: 1, 64: 3, 128: 7}[self.value]
         return address ^ ((address >> 7 & mask) << 4)  # type: ignore[operator]
 
@@ -132,7 +132,8 @@ def encode_tiled(
         raise _refusal("fills_nan", dtype, "a floating-point type")
     packed = struct.pack(
         _LAYOUT, _MAGIC, code, rank, swizzle.value, int(fills_nan), 0, address,
-        *_padded([extent - 1 for extent in dims], 5), *_padded(strides, 4), *_padded(box, 5), *_padded(steps, 5),
+        *_padded([extent - 1 for extent in dims], 5), *_padded(strides, 4),
+        *_padded(box, 5), *_padded(steps, 5),
     )  # fmt: skip
     return packed.ljust(BYTES, b"\0")
 

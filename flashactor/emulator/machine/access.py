@@ -335,7 +335,7 @@ class MemoryUnit:
         if at < 0 or at + width > len(self._m.parameters):
             self._m.fault(
                 MemoryAccessError, i, "param", f"{width} bytes at {at}",
-                f"an access within {len(self._m.parameters)} bytes of parameters", "pass what the kernel declares",
+                f"one within {len(self._m.parameters)} bytes of parameters", "pass what the kernel declares",
             )  # fmt: skip
         return self._parameters[width][at >> (width.bit_length() - 1)]
 
@@ -379,12 +379,11 @@ class MemoryUnit:
         if not good.all():
             self._bad_global(w, m, i, good, at, size, address, "write")
         if size == 16:
-            locked = (self.global_shadow[8].reshape(-1, 2)[at] & np.uint64(_REPEAT[8] * arena.READ_ONLY)).any(
-                -1
-            )
+            pairs = self.global_shadow[8].reshape(-1, 2)[at]
+            locked = np.asarray((pairs & np.uint64(_REPEAT[8] * arena.READ_ONLY)).any(-1))
         else:
             shadow = self.global_shadow[size]
-            locked = shadow[at] & shadow.dtype.type(_REPEAT[size] * arena.READ_ONLY) != 0
+            locked = np.asarray(shadow[at] & shadow.dtype.type(_REPEAT[size] * arena.READ_ONLY) != 0)
         if locked.any():
             self._fault(
                 MemoryAccessError, w, m, i, locked, address, "a write to an input", "reads only of inputs"
@@ -491,12 +490,12 @@ def _atomic_result(operation: str, type_: str, old: Array, value: Array, other: 
 
     stored = old.dtype
     if operation == "exch":
-        return value
+        return np.asarray(value)
     if operation == "cas":
         assert other is not None
-        return np.where(old == value, other, old)
+        return np.asarray(np.where(old == value, other, old))
     if operation == "inc":
-        return np.where(old >= value, stored.type(0), old + stored.type(1))
+        return np.asarray(np.where(old >= value, stored.type(0), old + stored.type(1)))
     if operation == "dec":
         return np.where((old == 0) | (old > value), value, old - stored.type(1))
     if operation in ("and", "or", "xor"):

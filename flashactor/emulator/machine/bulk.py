@@ -1,7 +1,7 @@
 """Bulk copies: cp.async.bulk and cp.async.bulk.tensor, which run beside the threads that begin them.
 
-A load is delivered when the scheduler says so: under most policies not before every thread waits, which is the
-latest moment that the rules allow. A store reads shared memory when its group is waited for.
+A load is delivered when the scheduler says so: under most policies not before every thread waits, which is
+the latest moment that the rules allow. A store reads shared memory when its group is waited for.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class BulkUnit:
                 self._m.fault_async(
                     w, m, i, at, int(index[at] % self._m.shared_stride),
                     "a write to shared memory that a bulk store is still reading",
-                    "wait for the bulk store (cp.async.bulk.wait_group.read) before its source is written again",
+                    "wait for it (cp.async.bulk.wait_group.read) before its source is written again",
                 )  # fmt: skip
 
     def _finish(self, store: _Store) -> None:

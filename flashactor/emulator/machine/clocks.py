@@ -289,7 +289,7 @@ class Clocks:
             at = int(np.argmax(unfenced))
             self._m.fault(
                 AsyncHazardError, i, "fence.proxy.async",
-                f"an asynchronous read of what {self._who(int(writer[at]), int(lane_[at]))} stored, without a fence",
+                f"an asynchronous read of an unfenced store by {self._who(int(writer[at]), int(lane_[at]))}",
                 "fence.proxy.async between the store and the read",
                 "execute fence.proxy.async after the stores, before the barrier",
                 lane=int(self._m.numbers[warp[at], block[at], 0]),
@@ -300,7 +300,7 @@ class Clocks:
         self._reader_lane[grain, warp] = TOGETHER if together else lane
 
     def write_async(self, i: int, index: Array, size: int, lanes: Array, owner: Array, phase: Array) -> None:
-        """A bulk copy into shared memory begins: it must be ordered after all that touched its destination."""
+        """A bulk copy into shared memory begins: after all that touched its destination, or it is a race."""
         block, warp, lane = self._warp_of(lanes)
         grain, block, warp, lane, owner, phase = self._spread(
             index, size, self._shift, block, warp, lane, owner, phase

@@ -1,4 +1,4 @@
-"""cp.async: copies from global to shared memory that arrive when their group is waited for, and not before."""
+"""cp.async: copies from global to shared memory that arrive when their group is waited for, not before."""
 
 from __future__ import annotations
 

@@ -224,14 +224,12 @@ class Machine:
         self.barriers.release(self.kernel.flow.blocks[-1].stop - 1, np.unique(self.block_of[lanes]))
 
     def _stuck(self, what: str) -> NoReturn:
-        lanes = np.flatnonzero(self.alive)
-        seen: dict[str, int] = {}
-        for lane in lanes:
-            seen.setdefault(self._waiting_for(int(lane)), int(lane))
-        lane = int(lanes[0])
+        lanes = [int(lane) for lane in np.flatnonzero(self.alive)]
+        seen = dict.fromkeys(self._waiting_for(lane) for lane in lanes)
+        lane = lanes[0]
         self.fault(
             DeadlockError, self._instruction_at(lane), "threads", f"{what}; " + "; ".join(list(seen)[:6]),
-            "threads that all come to their end", "let as many arrive at each barrier as it waits for", lane=lane,
+            "threads that all come to their end", "let each barrier get its arrivals", lane=lane,
         )  # fmt: skip
 
     def _waiting_for(self, lane: int) -> str:
@@ -277,7 +275,7 @@ class Machine:
         self._yielded[lanes] = True
 
     def alive_threads(self) -> Array:
-        """Threads of each block that have not left; a warp counts whole as long as one lane of it is there."""
+        """Threads of each block that have not left; a warp counts whole while one lane of it is there."""
         return np.asarray(self._alive_3d.any(2).sum(0) * 32)
 
     def first_lane(self, block: int) -> int:

@@ -1,8 +1,9 @@
 """Which warps run next.
 
-A kernel must be right under every order that the hardware may choose. Three policies cover different mistakes:
-``min`` runs the warps that are furthest behind, all of them together; ``max`` lets one warp of a block run as
-far as it can before the next one starts; ``random`` picks a block of code and some of the warps that are at it.
+A kernel must be right under every order that the hardware may choose. Three policies cover different
+mistakes: ``min`` runs the warps that are furthest behind, all of them together; ``max`` lets one warp of a
+block run as far as it can before the next one starts; ``random`` picks a block of code and some of the warps
+that are at it.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class Policy:
     def _random(self, positions: Array) -> Choice:
         present = np.unique(positions)
         position = int(self._rng.choice(present[present != NOWHERE]))
-        at = positions == position
+        at: Array = np.asarray(np.equal(positions, position))
         # The same warps of every block, so that they are a slice of the machine where they can be.
         rows = self._rng.random(positions.shape[0]) < 0.5
-        chosen = at & rows[:, None]
+        chosen: Array = at & np.expand_dims(rows, 1)
         return position, chosen if chosen.any() else at

@@ -1,9 +1,9 @@
 """ldmatrix, stmatrix, movmatrix and mma.sync: matrices spread over the lanes of a warp.
 
-Where the PTX ISA puts which element (section 9.7.14, "Matrix fragments for mma.m16n8k16" and its siblings): an
-8x8 matrix of 16-bit elements is one 32-bit register a lane, lane ``l`` holding row ``l / 4``, columns
-``2 (l % 4)`` and the next. So a register of a warp, viewed as elements, *is* such a matrix, row by row. Larger
-operands are made of those; an fp8 register holds 8 rows of 16 columns.
+Where the PTX ISA puts which element (section 9.7.14, "Matrix fragments for mma.m16n8k16" and its siblings):
+an 8x8 matrix of 16-bit elements is one 32-bit register a lane, lane ``l`` holding row ``l / 4``, columns
+``2 (l % 4)`` and the next. So a register of a warp, viewed as elements, *is* such a matrix, row by row.
+Larger operands are made of those; an fp8 register holds 8 rows of 16 columns.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class TensorUnit:
     def _rows(
         self, w: Window, m: Mask, i: int, base: Any, offset: int, count: int
     ) -> tuple[Any, Array, Array]:
-        """The active warps, and their rows' addresses ``[warp][8 * count]``: in the block, and in the buffer."""
+        """The active warps; their rows' addresses ``[warp][8 * count]``, in the block and in the buffer."""
         active = self._m.warps.whole(w, m, i)
         address = w.by_warp(base).astype(np.int64) + offset
         bases = w.shared_base.reshape(-1, 32)[:, :1]

@@ -214,7 +214,7 @@ class WarpgroupUnit:
                 block, group = reading.group
                 self._m.fault(
                     AsyncHazardError, reading.instruction, "wgmma",
-                    "a warpgroup that leaves while its product is not complete", "wgmma.wait_group before the end",
+                    "a warpgroup that leaves before its product is complete", "a wait_group before the end",
                     "commit the group and wait for it", lane=int(self._m.numbers[group * 4, block, 0]),
                 )  # fmt: skip
 

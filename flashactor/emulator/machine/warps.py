@@ -55,23 +55,24 @@ class WarpUnit:
         )  # fmt: skip
 
     def _require_members(self, w: Window, m: Mask, i: int, members: Any) -> Array:
-        """The active lanes, by warp; every lane that the mask names must be here, and every lane here named."""
+        """The active lanes, by warp; those that the mask names must be here, and those here be named."""
         lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
         if np.ndim(members) == 0 and members == 0xFFFFFFFF:
             if m is not True:
                 self.whole(w, m, i)
             return lanes
-        named = (w.by_warp(members) & _BITS) != 0
+        named: Array = np.not_equal(w.by_warp(members) & _BITS, 0)
         alive = self._m.alive[w.lanes].reshape(-1, 32)
-        wrong = (lanes & ~named).any(1)
+        wrong: Array = np.logical_and(lanes, ~named).any(1)
         if wrong.any():
             warp = int(np.argmax(wrong))
             self._m.fault(
                 DivergenceError, i, "membermask", "a mask without the lane that executes it",
                 "a mask that names every lane that comes here", "build the mask before the branch",
-                lane=int(w.lanes[warp * 32 + int(np.argmax(lanes[warp] & ~named[warp]))]),
+                lane=int(w.lanes[warp * 32 + int(np.argmax((lanes & ~named)[warp]))]),
             )  # fmt: skip
-        absent = (named & alive & ~lanes & lanes.any(1)[:, None]).any(1)
+        anyone: Array = np.asarray(lanes.any(1))
+        absent = (named & alive & ~lanes & anyone[:, None]).any(1)
         if absent.any():
             self._diverged(w, i, int(np.argmax(absent)), lanes, alive & named.any(0))
         return lanes
@@ -91,6 +92,8 @@ class WarpUnit:
         lanes = self._require_members(w, m, i, members)
         values = w.by_warp(a)
         lane = _LANES
+        delta: Any
+        control: Any
         if np.ndim(b) == 0 and np.ndim(c) == 0:
             delta, control = np.int64(b) & 31, np.int64(c)
         else:

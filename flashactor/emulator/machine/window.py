@@ -80,10 +80,7 @@ class Window:
 
     def by_warp(self, values: Any) -> Array:
         """Values as ``[warp of a block][32]``, in the order of ``warp_numbers``."""
-        values = np.asarray(values)
-        if values.shape != self.shape:
-            values = np.broadcast_to(values, self.shape)
-        return values.reshape(-1, 32)
+        return np.asarray(self.full(values).reshape(-1, 32))
 
     def put_by_warp(self, active: Any, target: Array, values: Array) -> None:
         """The inverse of ``by_warp``, for the active warps only."""

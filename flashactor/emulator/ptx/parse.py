@@ -349,9 +349,9 @@ def _operand(text: str, resolve: Callable[[str], Operand]) -> Operand:
             coordinates = tensor.items if isinstance(tensor, Vector) else (tensor,)
         found = _ADDRESS.match(parts[0].strip())
         assert found
-        base, sign, offset = found.groups()
-        distance = int(offset or "0", 0) * (-1 if sign == "-" else 1)
-        return Address(_operand(base.strip(), resolve), distance, coordinates)
+        name, sign, offset = found.groups()
+        shift = int(offset or "0", 0) * (-1 if sign == "-" else 1)
+        return Address(_operand(name.strip(), resolve), shift, coordinates)
     if "|" in text:
         left, right = text.split("|", 1)
         return Pair(_operand(left.strip(), resolve), _operand(right.strip(), resolve))

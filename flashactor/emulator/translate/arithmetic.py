@@ -358,7 +358,8 @@ _COMPARE = {
     "nan": "np.isnan({x}) | np.isnan({y})",
 }
 _DIRECT = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
-           "ge": "greater_equal", "lo": "less", "ls": "less_equal", "hi": "greater", "hs": "greater_equal"}  # fmt: skip
+           "ge": "greater_equal", "lo": "less", "ls": "less_equal", "hi": "greater",
+           "hs": "greater_equal"}  # fmt: skip
 
 
 def _comparison(s: Statement) -> tuple[str, str, list[str]]:

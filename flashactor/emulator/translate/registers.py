@@ -17,7 +17,28 @@ WIDTHS = {"pred": 0, **{name: max(size, 2) for name, size in TYPE_BYTES.items() 
 """Bytes of the slot that a register of a type needs; 0 is a predicate's."""
 
 _NO_RESULT = frozenset(
-    ["st", "red", "bra", "bar", "barrier", "cp", "mbarrier", "fence", "membar", "prefetch", "wgmma", "ret", "exit", "trap", "setmaxnreg", "stmatrix", "griddepcontrol", "nanosleep", "discard", "applypriority"]
+    [
+        "st",
+        "red",
+        "bra",
+        "bar",
+        "barrier",
+        "cp",
+        "mbarrier",
+        "fence",
+        "membar",
+        "prefetch",
+        "wgmma",
+        "ret",
+        "exit",
+        "trap",
+        "setmaxnreg",
+        "stmatrix",
+        "griddepcontrol",
+        "nanosleep",
+        "discard",
+        "applypriority",
+    ]
 )
 
 
@@ -77,7 +98,7 @@ def allocate(entry: Entry, flow: Flow) -> Slots:
 
 
 def _lifetimes(entry: Entry, flow: Flow) -> dict[int, tuple[int, int]]:
-    """First and last position of each register, in blocks' order, stretched over the loops that it survives."""
+    """First and last position of each register in blocks' order, stretched over loops that it survives."""
     positions: dict[int, list[int]] = {}
     read_first: set[int] = set()
     at = 0

@@ -245,5 +245,5 @@ def _typed_constant(value: int, kind: str, type_: str) -> Any:
         if dtype.kind == "f":
             return dtype.type(value)
         return raw.view(dtype)[0]
-    number = np.uint32(value).view(np.float32) if kind == "f32" else np.uint64(value).view(np.float64)
-    return dtype.type(number)
+    bits_of: Any = np.uint32(value).view(np.float32) if kind == "f32" else np.uint64(value).view(np.float64)
+    return dtype.type(bits_of)

@@ -141,7 +141,7 @@ class _Translator:
         self._lines.append(self._indent + line)
 
     def fragment(self, s: Statement, operand: Operand, type_: str, side: str) -> str:
-        """The local that holds a matrix operand, unpacked; the same registers are unpacked once in a block."""
+        """The local with a matrix operand, unpacked; the same registers are unpacked once in a block."""
         registers = s.values(operand, "b32")
         expression = f"M.tensor.fragment(w, {s.mask}, {type_!r}, {side!r}, {registers})"
         if s.mask != "m":

@@ -1,4 +1,4 @@
-"""Instructions of a whole warp: shuffles, votes, reductions, matrices (PTX ISA, sections 9.7.9, 9.7.13, 9.7.14)."""
+"""Instructions of a whole warp: shuffles, votes, reductions, matrices (PTX ISA, sections 9.7.9 to 9.7.14)."""
 
 from __future__ import annotations
 
