@@ -317,7 +317,7 @@ class DivergenceError(EmulationError):
 
 
 class AsyncHazardError(EmulationError):
-    """Registers or memory used while an asynchronous operation owns them: a wait, commit or fence is missing."""
+    """Registers or memory used while an asynchronous operation owns them: a wait or a fence is missing."""
 
 
 class BarrierError(EmulationError):

@@ -3,88 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
+from flashactor.check.cases import Case, shapes
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
-
-
-class Layout(Enum):
-    """Where the elements of a ``[batch, seqlen, heads, head_dim]`` array lie in memory."""
-
-    CONTIGUOUS = "contiguous"
-    PADDED = "padded"
-    """Rows of head_dim + 8 elements, of which the last 8 belong to nobody."""
-    HEADS_FIRST = "heads first"
-    """``[batch, heads, seqlen, head_dim]`` in memory, as PyTorch's SDPA keeps it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Extent and memory of one request, but for what the kernel fixes.
-
-    Attributes:
-        name: what the shape is there to find.
-        std: standard deviation of q and k; more makes the softmax steeper.
-        unused: elements by which head_dim is below the padded one of the kernel.
-    """
-
-    name: str
-    batch: int
-    seqlen_q: int
-    seqlen_k: int
-    heads_q: int = 2
-    heads_kv: int = 2
-    layout: Layout = Layout.CONTIGUOUS
-    std: float = 1.0
-    unused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One kernel on one shape."""
-
-    spec: KernelSpec
-    shape: Shape
-
-    @property
-    def head_dim(self) -> int:
-        """Elements of one head in the arrays."""
-        return self.spec.head_dim - self.shape.unused
-
-    def __str__(self) -> str:
-        mask = "causal" if self.spec.causal else "full"
-        s = self.shape
-        return (
-            f"{self.spec.dtype.tag} d={self.head_dim} {mask}, {s.name}: batch {s.batch}, "
-            f"{s.seqlen_q} x {s.seqlen_k}, heads {s.heads_q}/{s.heads_kv}"
-        )
-
-
-def shapes(tile_m: int, tile_n: int) -> tuple[Shape, ...]:
-    """The shapes for a kernel with tiles of ``tile_m`` queries and ``tile_n`` keys."""
-    padded, heads_first = Layout.PADDED, Layout.HEADS_FIRST
-    return (
-        Shape("one tile", 1, tile_m, tile_n),
-        Shape("whole tiles", 2, 2 * tile_m, 3 * tile_n),
-        Shape("ragged ends", 2, tile_m + 17, 2 * tile_n + 5),
-        Shape("square", 1, tile_m + 33, tile_m + 33),
-        Shape("fewer queries than keys", 1, tile_m // 2 + 3, 4 * tile_n + 7),
-        # Causal: the first queries see no key, so out = 0 and lse = -inf.
-        Shape("more queries than keys", 1, 2 * tile_m + 9, tile_n // 2 + 1),
-        Shape("one query", 2, 1, 3 * tile_n + 1),
-        Shape("one key", 1, tile_m + 1, 1),
-        Shape("one of each", 3, 1, 1),
-        Shape("grouped heads", 1, tile_m + 1, tile_n + 1, heads_q=8, heads_kv=2),
-        Shape("one key head", 1, tile_m - 1, tile_n - 1, heads_q=6, heads_kv=1),
-        Shape("padded rows", 2, tile_m + 5, tile_n + 3, layout=padded),
-        Shape("heads first", 2, tile_m + 5, tile_n + 3, heads_q=4, layout=heads_first),
-        Shape("head_dim of 8 less", 2, tile_m + 9, tile_n + 11, heads_q=4, unused=8),
-        Shape("head_dim of 24 less", 1, tile_m - 7, 2 * tile_n - 3, unused=24),
-        Shape("steep softmax", 1, tile_m, 2 * tile_n + 1, std=2.0),
-    )
-
 
 QUICK_SHAPES = (
     "ragged ends",

@@ -6,17 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks.gpu_check.cases import Case, Layout, Shape
-from benchmarks.gpu_check.judge import Verdict, judge
 from benchmarks.gpu_check.libraries import ArrayLibrary
-from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, reference
+from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind
+from flashactor.check.cases import Case, Layout, Shape, random_values, verdict
+from flashactor.check.judge import Verdict
 from flashactor.errors import FlashAttnError
 from flashactor.kernels.spec import KernelSpec
-from flashactor.reference import AttentionParams
 
 TIMEOUT = 120.0
 """Seconds for one answer; the first of a kernel includes compiling it."""
@@ -42,21 +37,6 @@ class Checked:
     problem: str | None
 
 
-Values = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-
-
-def random_values(case: Case, seed: int = 0) -> Values:
-    """q, k and v of a case, in the kernel's type."""
-    rng = np.random.default_rng(seed)
-    s, d = case.shape, case.head_dim
-    name = case.spec.dtype.numpy_name
-    dtype = np.dtype(getattr(ml_dtypes, name, name))
-    q = s.std * rng.standard_normal((s.batch, s.seqlen_q, s.heads_q, d))
-    k = s.std * rng.standard_normal((s.batch, s.seqlen_k, s.heads_kv, d))
-    v = rng.standard_normal((s.batch, s.seqlen_k, s.heads_kv, d))
-    return q.astype(dtype), k.astype(dtype), v.astype(dtype)
-
-
 def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: list[Case]) -> Iterator[Checked]:
     """Send each case and judge its answer; an error of the actor is a failed case."""
     for case in cases:
@@ -79,7 +59,7 @@ def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: KernelSpec) 
         except FlashAttnError as error:
             yield _failed(title, error)
         else:
-            yield _checked(title, _verdict(case, each, library.get(reply.out), library.get(reply.lse)))
+            yield _checked(title, verdict(case, each, library.get(reply.out), library.get(reply.lse)))
 
 
 def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
@@ -94,7 +74,7 @@ def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
         reply = actor.ask(_message(case, q, k, v, out)).result(TIMEOUT)
     except FlashAttnError as error:
         return _failed(str(case), error)
-    return _checked(str(case), _verdict(case, values, library.get(reply.out), library.get(reply.lse)))
+    return _checked(str(case), verdict(case, values, library.get(reply.out), library.get(reply.lse)))
 
 
 def _message(case: Case, q: Any, k: Any, v: Any, out: Any = None) -> FlashAttnMsg:
@@ -102,17 +82,9 @@ def _message(case: Case, q: Any, k: Any, v: Any, out: Any = None) -> FlashAttnMs
     return FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, k, v, out=out, mask=mask))
 
 
-def _verdict(case: Case, values: Values, out: NDArray[Any], lse: NDArray[Any]) -> Verdict:
-    q, k, v = values
-    params = AttentionParams(case.head_dim**-0.5, window_right=0 if case.spec.causal else -1)
-    exact, exact_lse = reference.forward(q, k, v, params)
-    low, _ = reference.forward_low_precision(q, k, v, params, case.spec.dtype.tag)
-    return judge(out, lse, exact, exact_lse, low)
-
-
-def _checked(title: str, verdict: Verdict) -> Checked:
-    ratio = verdict.error / verdict.allowed if verdict.allowed else float(verdict.error > 0.0)
-    return Checked(title, ratio, verdict.lse_error, verdict.problem)
+def _checked(title: str, found: Verdict) -> Checked:
+    ratio = found.error / found.allowed if found.allowed else float(found.error > 0.0)
+    return Checked(title, ratio, found.lse_error, found.problem)
 
 
 def _failed(title: str, error: FlashAttnError) -> Checked:

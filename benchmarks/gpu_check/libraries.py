@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_check.cases import Layout
+from flashactor.check.cases import Layout, as_logical, memory_shape
 from flashactor.types import DType
 
 
@@ -108,25 +108,6 @@ def import_torch() -> Any:
     import torch
 
     return torch
-
-
-def memory_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
-    """The contiguous array that holds a ``[batch, seqlen, heads, head_dim]`` array of a layout."""
-    batch, seqlen, heads, head_dim = shape
-    if layout is Layout.PADDED:
-        return batch, seqlen, heads, head_dim + 8
-    if layout is Layout.HEADS_FIRST:
-        return batch, heads, seqlen, head_dim
-    return shape
-
-
-def as_logical(memory: Any, shape: tuple[int, ...], layout: Layout) -> Any:
-    """The ``[batch, seqlen, heads, head_dim]`` view of such memory."""
-    if layout is Layout.PADDED:
-        return memory[..., : shape[3]]
-    if layout is Layout.HEADS_FIRST:
-        return memory.swapaxes(1, 2)
-    return memory
 
 
 def device_library() -> ArrayLibrary | None:

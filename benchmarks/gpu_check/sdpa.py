@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.gpu_check.cases import QUICK_HEAD_DIMS, Case, Shape
+from benchmarks.gpu_check.cases import QUICK_HEAD_DIMS
 from benchmarks.gpu_check.correctness import TIMEOUT, Checked
 from benchmarks.gpu_check.libraries import import_torch
 from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind
+from flashactor.check.cases import Case, Shape
 from flashactor.errors import FlashAttnError
 from flashactor.kernels.spec import KernelSpec
 

@@ -11,7 +11,7 @@ from flashactor import Fa2FwdRequest, MaskKind
 from flashactor.compiler.cache import CubinCache
 from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
 from flashactor.executors.cuda_driver import CudaDriver
-from flashactor.executors.cuda_operands import forward_outputs
+from flashactor.executors.operands import forward_outputs
 from flashactor.kernels.launch import plan_forward
 from flashactor.kernels.select import choose_kernel
 

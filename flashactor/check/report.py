@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
+from flashactor.check.emulated import emulated_findings
 from flashactor.check.findings import Finding
 from flashactor.check.static import static_findings
 from flashactor.compiler.cache import CubinCache
-from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.errors import CompileError, DeviceUnavailableError, FlashAttnError
+from flashactor.executors.emulator import kernel_ptx
 from flashactor.kernels.spec import KernelSpec
 
 
@@ -87,9 +87,8 @@ def check_kernel(spec: KernelSpec, cache: Path, halves: Halves) -> KernelReport:
         except CompileError as error:
             static = (_raised("compiles", error),)
     if halves.emulated:
-        emulation = import_module("flashactor.check.emulated")
         try:
-            emulated = emulation.emulated_findings(spec, compile_ptx(spec), races=halves.races)
+            emulated = emulated_findings(spec, kernel_ptx(spec), races=halves.races)
         except DeviceUnavailableError:
             raise
         except FlashAttnError as error:

@@ -196,8 +196,13 @@ def program_options(spec: Compilable) -> Any:
     )
 
 
-def compile_ptx(spec: Compilable, *, root: Path | None = None) -> str:
-    """The kernel's PTX, for people to read and tests to search.
+def compile_ptx(spec: Compilable, *, root: Path | None = None, line_info: bool = False) -> str:
+    """The kernel's PTX, for people to read, tests to search and the emulator to run.
+
+    Args:
+        spec: what to compile.
+        root: folder of the sources (default: ``sources_root()``).
+        line_info: whether the text says which line of the source each instruction comes from.
 
     Raises:
         CompileError: NVRTC refused the source, or a source file is missing.
@@ -210,6 +215,8 @@ def compile_ptx(spec: Compilable, *, root: Path | None = None) -> str:
 
     virtual = spec.arch.target.replace("sm_", "compute_")
     flags = [f"-arch={virtual}", *(o for o in options(spec)[1:] if not o.startswith("--ptxas-options"))]
+    if line_info:
+        flags.append("--generate-line-info")
     _, program = nvrtc.nvrtcCreateProgram(code.encode(), spec.source.encode(), 0, [], [])
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])

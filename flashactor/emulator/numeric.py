@@ -222,7 +222,7 @@ def bit_field_extract(a: Array, position: Array, length: Array) -> Array:
     start, count = np.broadcast_arrays(start, count)
     unsigned = np.uint32 if width == 32 else np.uint64
     bits = np.broadcast_to(a, np.broadcast_shapes(np.shape(a), start.shape)).astype(a.dtype)
-    kept = shift_right(bits.view(unsigned), start)
+    kept = shift_right(bits, start).view(unsigned)  # beyond the top of a signed number lies its sign
     mask = np.where(
         count >= width, ~unsigned(0), shift_left(unsigned(1) + kept * unsigned(0), count) - unsigned(1)
     )

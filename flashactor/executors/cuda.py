@@ -19,7 +19,7 @@ from flashactor.errors import ActorStoppedError, ContextPoisonedError, FlashAttn
 from flashactor.executors.base import Done, Outcome, Outputs, Work
 from flashactor.executors.cuda_driver import CudaDriver, device_arch, device_count
 from flashactor.executors.cuda_errors import foreign_errors, map_error, poisoned_error
-from flashactor.executors.cuda_operands import (
+from flashactor.executors.operands import (
     check_arch,
     check_device,
     forward_outputs,

@@ -73,8 +73,15 @@ def _make_cuda(options: ExecutorOptions) -> Executor:
     return CudaExecutor(CubinCache(options.settings.cache_dir), max_in_flight=options.max_in_flight)
 
 
+def _make_emulator(options: ExecutorOptions) -> Executor:
+    from flashactor.executors.emulator import EmulatorExecutor
+
+    return EmulatorExecutor()
+
+
 EXECUTORS: dict[str, Callable[[ExecutorOptions], Executor]] = {
     "cuda": _make_cuda,
+    "emulator": _make_emulator,
     "mock": _make_mock,
     "reference": _make_reference,
 }

@@ -14,14 +14,15 @@ import torch
 
 from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.gpu_check import correctness, libraries, machine
-from benchmarks.gpu_check.cases import QUICK_HEAD_DIMS, Case, Layout, Shape, correctness_cases, shapes
-from benchmarks.gpu_check.correctness import Checked, check_burst, check_cases, random_values
-from benchmarks.gpu_check.judge import LSE_TOLERANCE, judge
+from benchmarks.gpu_check.cases import QUICK_HEAD_DIMS, correctness_cases
+from benchmarks.gpu_check.correctness import Checked, check_burst, check_cases
 from benchmarks.gpu_check.libraries import CupyArrays, TorchArrays
 from benchmarks.gpu_check.report import Machine, Report, document, markdown, table
 from benchmarks.gpu_check.sdpa import check_against_sdpa, sdpa_cases
 from benchmarks.gpu_check.speed import OURS, Measurement, Problem, problems
 from flashactor import DType, FlashAttnActor, SmArch, reference
+from flashactor.check.cases import Case, Layout, Shape, random_values, shapes
+from flashactor.check.judge import LSE_TOLERANCE, judge
 from flashactor.errors import DeviceUnavailableError, LaunchError
 from flashactor.executors import select
 from flashactor.executors.base import Outputs

@@ -24,6 +24,7 @@ ROWS = [
     (3, "flashactor.requests", set()),
     (4, "flashactor.kernels", set()),
     (5, "flashactor.compiler", {"cuda"}),
+    (4, "flashactor.emulator", {"numpy"}),
     (5, "flashactor.executors", {"numpy"}),
     (5, "flashactor.executors.cuda", {"cuda", "numpy"}),
     (6, "flashactor.actor", {"pykka"}),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.errors import MemoryAccessError
+from flashactor.errors import UninitializedReadError
 
 BASE = 0x7F00_0000_0000
 """Address of the buffer's first byte, where CUDA's allocator hands out addresses too."""
@@ -86,13 +86,25 @@ class Memory:
                 data, _ = self._views(allocation.array, allocation.address - BASE)
                 allocation.array[...] = data
 
-    def written(self, array: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which elements of an added array have a value."""
+    def require_written(self, *names: str) -> None:
+        """Require that every element of some arrays has a value.
+
+        Raises:
+            UninitializedReadError: an element that no store has reached.
+        """
         for allocation in self.allocations:
-            if allocation.array is array:
-                _, shadow = self._views(array, allocation.address - BASE)
-                return np.asarray((shadow & WRITTEN != 0).all(-1))
-        raise KeyError("the array was not added to this memory")
+            if allocation.name not in names:
+                continue
+            _, shadow = self._views(allocation.array, allocation.address - BASE)
+            missing = (shadow & WRITTEN == 0).any(-1)
+            if missing.any():
+                first = tuple(int(index) for index in np.argwhere(missing)[0])
+                raise UninitializedReadError(
+                    field=allocation.name,
+                    got=f"{int(missing.sum())} elements that the kernel never wrote, the first at {first}",
+                    expected="a value in every element",
+                    remedy="find out which threads should have stored it",
+                )
 
     def describe(self, address: int) -> str:
         """Where an address lies, for messages."""
@@ -142,15 +154,3 @@ def _misalignment(array: NDArray[Any]) -> int:
 
 def _align(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def require_room(size: int, limit: int, what: str) -> None:
-    """Refuse a size beyond a limit.
-
-    Raises:
-        MemoryAccessError: it is.
-    """
-    if size > limit:
-        raise MemoryAccessError(
-            field=what, got=f"{size} bytes", expected=f"at most {limit}", remedy="ask for less"
-        )

@@ -164,6 +164,8 @@ class Machine:
                     return None
                 self._stuck("every thread waits")
         position, chosen = policy.choose(by_warp)
+        if self._needs_group[position]:
+            chosen = self._whole_groups(chosen)
         rows, columns = np.flatnonzero(chosen.any(1)), np.flatnonzero(chosen.any(0))
         edges = (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
         inside = (slice(edges[0], edges[1]), slice(edges[2], edges[3]))
@@ -183,6 +185,14 @@ class Machine:
         ready = np.zeros_like(wants)
         ready[:warps] = np.repeat(complete, 4, axis=0)
         return np.where(wants & ~ready, NOWHERE, by_warp)
+
+    def _whole_groups(self, chosen: Array) -> Array:
+        """The chosen warps and the rest of their warpgroups, which is there too."""
+        groups = self.warps_per_block // 4
+        by_group = chosen[: groups * 4].reshape(groups, 4, self.blocks).any(1)
+        whole = np.zeros_like(chosen)
+        whole[: groups * 4] = np.repeat(by_group, 4, axis=0)
+        return whole
 
     def _execute(self, position: int, w: Window, m: Mask) -> None:
         kernel = self.kernel

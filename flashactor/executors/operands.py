@@ -1,4 +1,4 @@
-"""What the cuda executor asks of arrays: their device, the streams behind them, room for outputs."""
+"""What executors of kernels ask of arrays: their device, the streams behind them, room for outputs."""
 
 from __future__ import annotations
 

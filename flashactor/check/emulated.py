@@ -1,0 +1,110 @@
+"""The dynamic half of a kernel's check: its PTX runs in the emulator, against the reference."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashactor.arrays import ArrayView
+from flashactor.check.cases import Case, Layout, as_logical, memory_shape, random_values, shapes, verdict
+from flashactor.check.findings import Finding
+from flashactor.emulator import SCHEDULES
+from flashactor.errors import EmulationError
+from flashactor.executors.emulator import emulate_forward
+from flashactor.kernels.spec import KernelSpec
+
+EVERY_SCHEDULE = ("fewer queries than keys", "padded rows")
+"""Shapes that run under every schedule; the others run under the quickest one."""
+
+MAX_STEPS = 100_000
+"""Basic blocks after which a kernel that does not end is given up: the largest case takes a hundredth."""
+
+
+def emulated_findings(spec: KernelSpec, ptx: str, *, races: bool = True) -> tuple[Finding, ...]:
+    """One finding for each shape that the kernel is tried on.
+
+    Kernels whose PTX differs in its target alone are run once: the emulator computes the same for both.
+
+    Args:
+        spec: the kernel.
+        ptx: its PTX.
+        races: whether to look for data races.
+    """
+    return _findings(_without_target(ptx), _Identity(spec), races)
+
+
+class _Identity:
+    """A specification that equals those which differ from it in the architecture alone."""
+
+    def __init__(self, spec: KernelSpec) -> None:
+        self.spec = spec
+        self._key = (spec.defines, spec.source, spec.entry)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def _without_target(ptx: str) -> str:
+    kept = (line for line in ptx.splitlines() if not line.startswith((".target", "//")))
+    return ".target any\n" + "\n".join(kept)
+
+
+@lru_cache(maxsize=256)
+def _findings(ptx: str, identity: _Identity, races: bool) -> tuple[Finding, ...]:
+    spec = identity.spec
+    return tuple(
+        check_case(Case(spec, shape), ptx, races=races, schedule=schedule_of(shape.name))
+        for shape in shapes(spec.tile_m, spec.tile_n)
+    )
+
+
+def schedule_of(name: str) -> str:
+    """The schedule that a shape runs under."""
+    return "all" if name in EVERY_SCHEDULE else SCHEDULES[0]
+
+
+def check_case(case: Case, ptx: str, *, races: bool, schedule: str) -> Finding:
+    """Run one kernel on one shape and judge the result."""
+    values = random_values(case)
+    q, k, v = (_placed(x, case.shape.layout) for x in values)
+    out = _placed(np.zeros_like(values[0]), case.shape.layout)
+    batch, seqlen_q, heads, _ = out.shape
+    lse = np.zeros((batch, heads, seqlen_q), np.float32)
+    views = (
+        ArrayView.of(q, "q"),
+        ArrayView.of(k, "k"),
+        ArrayView.of(v, "v"),
+        ArrayView.of(out, "out"),
+        ArrayView.of(lse, "lse"),
+    )
+    try:
+        result = emulate_forward(
+            case.spec, ptx, views, case.head_dim**-0.5, schedule=schedule, races=races, max_steps=MAX_STEPS
+        )  # fmt: skip
+    except EmulationError as error:
+        return Finding(case.shape.name, False, f"{type(error).__name__}: {error}")
+    found = verdict(case, values, out, lse)
+    low_error = found.allowed / 2
+    return Finding(
+        check=case.shape.name,
+        ok=found.problem is None and result.is_deterministic,
+        detail=found.problem
+        or ("" if result.is_deterministic else "schedules disagree; ")
+        + f"{', '.join(result.schedules)}: out within {found.error:.1e}, lse within {found.lse_error:.1e}",
+        out_error_ratio=found.error / low_error if low_error else float(found.error > 0),
+        lse_error=found.lse_error,
+    )
+
+
+def _placed(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """The values in memory of a layout, with NaN where no element lies."""
+    memory = np.full(memory_shape(values.shape, layout), np.nan, values.dtype)
+    placed: NDArray[Any] = as_logical(memory, values.shape, layout)
+    placed[...] = values
+    return placed
