@@ -33,7 +33,7 @@ def check_kernels(
     before = set(multiprocessing.active_children())
     # Spawned, not forked: a fork copies the locks of threads that it does not copy.
     pool = ProcessPoolExecutor(
-        min(jobs, len(specs)),
+        min(jobs, len(_groups(specs))),
         multiprocessing.get_context("spawn"),
         initializer=_be_a_group_that_ends_with_its_parent,
     )
@@ -42,11 +42,11 @@ def check_kernels(
         # prints a traceback.
         unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(check_kernel, spec, cache, halves) for spec in specs]
+            futures = [pool.submit(_check_group, group, cache, halves) for group in _groups(specs)]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
         for future in as_completed(futures):
-            yield future.result()
+            yield from future.result()
     except BrokenProcessPool as error:
         raise OutOfMemoryError(
             field="jobs",
@@ -60,6 +60,18 @@ def check_kernels(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _groups(specs: Sequence[KernelSpec]) -> list[list[KernelSpec]]:
+    """Kernels that differ in the architecture alone, together: most of them share one emulation."""
+    groups: dict[object, list[KernelSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.source, spec.defines), []).append(spec)
+    return list(groups.values())
+
+
+def _check_group(specs: Sequence[KernelSpec], cache: Path, halves: Halves) -> list[KernelReport]:
+    return [check_kernel(spec, cache, halves) for spec in specs]
 
 
 def _end(process: BaseProcess) -> None:
