@@ -248,9 +248,7 @@ class BulkUnit:
         data = memory.shared_units[1][store.source]
         if machine.clocks is not None:
             chunks = np.unique(store.source >> 4) << 4
-            machine.clocks.read_async(
-                store.instruction, chunks, 16, np.full(chunks.size, store.lane), together=False
-            )
+            machine.clocks.finish_read_async(chunks, 16, np.full(chunks.size, store.lane))
         if store.operation is None:
             memory.global_units[1][store.destination] = data
         else:

@@ -29,6 +29,9 @@ Array = NDArray[Any]
 TOGETHER = 32
 """The lane of an access that a whole warp makes together."""
 
+NOT_YET = np.iinfo(np.int32).max
+"""The time of an asynchronous read that nobody has waited for: no barrier publishes it."""
+
 
 class Clocks:
     """Vector clocks of the machine's warps, and who touched each grain of memory last.
@@ -156,9 +159,16 @@ class Clocks:
         unseen = self._read[grain] > self.seen[block[:, None], warp[:, None], owners, lanes]
         if unseen.any():
             own = (owners == warp[:, None]) & (lanes == lane[:, None]) & (lane[:, None] != TOGETHER)
-            unseen &= ~own
+            unseen &= ~(own & (self._read[grain] != NOT_YET))
             if unseen.any():
                 at, owner = np.argwhere(unseen)[0]
+                if self._read[grain[at], owner] == NOT_YET:
+                    self._hazard(
+                        i, grain[at], block[at], warp[at], "shared memory",
+                        f"a write to what an asynchronous read by warp {owner} may still be reading",
+                        "a wait for the read, and a barrier, before the write",
+                        "wait (wgmma.wait_group, cp.async.bulk.wait_group) before the barrier that frees it",
+                    )  # fmt: skip
                 self._race(
                     i, grain[at], block[at], warp[at], lane[at],
                     f"a write not ordered after the read by {self._who(int(owner), int(lanes[at, owner]))}",
@@ -267,7 +277,8 @@ class Clocks:
     # ---- the asynchronous proxy
     def fence_proxy(self, w: Window, m: Mask) -> None:
         """fence.proxy.async: what the lanes have seen, and done, may be read by bulk copies and wgmma."""
-        assert self.fenced is not None
+        if self.fenced is None:
+            return
         active = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
         chosen = np.flatnonzero(active.any(1))
         block, warp = w.block[chosen * 32], w.warp[chosen * 32]
@@ -276,28 +287,44 @@ class Clocks:
         self.time[block, warp] += 1
 
     def read_async(self, i: int, index: Array, size: int, lanes: Array, together: bool) -> None:
-        """A read through the asynchronous proxy, by lanes or by whole warps: seen, and fenced."""
+        """A read through the asynchronous proxy, by lanes or by whole warps, begins: of what is seen, and fenced."""
         block, warp, lane = self._warp_of(lanes)
         lane = np.full(lanes.size, TOGETHER) if together else lane
         grain, block, warp, lane = self._spread(index, size, self._shift, block, warp, lane)
-        writer, lane_ = self._writer[grain], np.minimum(self._writer_lane[grain], TOGETHER)
         self._require_seen_write(i, grain, block, warp, lane, "read")
+        self._require_fenced(i, grain, block, warp, "read")
+        self._read[grain, warp] = NOT_YET
+        self._reader_lane[grain, warp] = TOGETHER if together else lane
+
+    def finish_read_async(self, index: Array, size: int, lanes: Array) -> None:
+        """Such a read was waited for: from now on it can be published."""
+        block, warp, _ = self._warp_of(lanes)
+        grain, block, warp = self._spread(index, size, self._shift, block, warp)
+        self._read[grain, warp] = self.time[block, warp]
+
+    def _require_fenced(self, i: int, grain: Array, block: Array, warp: Array, what: str) -> None:
+        """Refuse an asynchronous access to what threads stored, unless a fence between makes it visible."""
         assert self.fenced is not None
+        writer, lane = self._writer[grain], np.minimum(self._writer_lane[grain], TOGETHER)
         generic = (writer >= 0) & (writer < self._warps)
-        unfenced = generic & (self._written[grain] > self.fenced[block, warp, writer, lane_])
+        unfenced = generic & (self._written[grain] > self.fenced[block, warp, writer, lane])
         if unfenced.any():
             at = int(np.argmax(unfenced))
-            self._m.fault(
-                AsyncHazardError, i, "fence.proxy.async",
-                f"an asynchronous read of an unfenced store by {self._who(int(writer[at]), int(lane_[at]))}",
-                "fence.proxy.async between the store and the read",
+            self._hazard(
+                i, grain[at], block[at], warp[at], "fence.proxy.async",
+                f"an asynchronous {what} of an unfenced store by {self._who(int(writer[at]), int(lane[at]))}",
+                f"fence.proxy.async between the store and the {what}",
                 "execute fence.proxy.async after the stores, before the barrier",
-                lane=int(self._m.numbers[warp[at], block[at], 0]),
-                address=(int(grain[at]) << self._shift) % self._m.shared_stride,
             )  # fmt: skip
-        now = self.time[block, warp]
-        self._read[grain, warp] = now
-        self._reader_lane[grain, warp] = TOGETHER if together else lane
+
+    def _hazard(
+        self, i: int, grain: int, block: int, warp: int, field: str, got: str, expected: str, remedy: str
+    ) -> None:
+        self._m.fault(
+            AsyncHazardError, i, field, got, expected, remedy,
+            lane=int(self._m.numbers[warp, block, 0]),
+            address=(int(grain) << self._shift) % self._m.shared_stride,
+        )  # fmt: skip
 
     def write_async(self, i: int, index: Array, size: int, lanes: Array, owner: Array, phase: Array) -> None:
         """A bulk copy into shared memory begins: after all that touched its destination, or it is a race."""
@@ -307,6 +334,7 @@ class Clocks:
         )
         self._require_seen_write(i, grain, block, warp, lane, "bulk copy")
         self._require_seen_reads(i, grain, block, warp, lane)
+        self._require_fenced(i, grain, block, warp, "write")
         self._writer[grain] = self._warps + owner
         self._written[grain] = phase
         self._writer_lane[grain] = TOGETHER

@@ -76,15 +76,20 @@ class WarpgroupUnit:
     def wait(self, w: Window, m: Mask, i: int, newest: int) -> None:
         """wgmma.wait_group."""
         mine = set(self._identities(w, self._groups(w, m, i)))
-        kept = []
+        kept, finished = [], []
         for reading in self._reading:
-            if reading.group in mine and reading.number < self._committed[reading.group] - newest:
-                self._m.in_flight_reads -= 1
-                if self._m.clocks is not None:
-                    self._note_read(reading.instruction, reading.chunks, reading.group)
-            else:
-                kept.append(reading)
+            done = reading.group in mine and reading.number < self._committed[reading.group] - newest
+            (finished if done else kept).append(reading)
         self._reading = kept
+        self._m.in_flight_reads -= len(finished)
+        if self._m.clocks is None:
+            return
+        for reading in finished:
+            for lanes in self._lanes_of(reading.group, reading.chunks.size):
+                self._m.clocks.finish_read_async(reading.chunks, 16, lanes)
+        for reading in kept:  # what a newer product reads too is still being read
+            if finished and reading.group in mine:
+                self._note_read(reading.instruction, reading.chunks, reading.group)
 
     def multiply(
         self, w: Window, m: Mask, i: int, columns: int, result_type: str, a_type: str, b_type: str,
@@ -189,10 +194,13 @@ class WarpgroupUnit:
     def _note_read(self, i: int, chunks: Array, identity: tuple[int, int]) -> None:
         clocks = self._m.clocks
         assert clocks is not None
+        for lanes in self._lanes_of(identity, chunks.size):
+            clocks.read_async(i, chunks, 16, lanes, together=True)
+
+    def _lanes_of(self, identity: tuple[int, int], count: int) -> list[Array]:
+        """A lane of each warp of a warpgroup, repeated for each of some chunks."""
         block, group = identity
-        for warp in range(group * 4, group * 4 + 4):
-            lane = int(self._m.numbers[warp, block, 0])
-            clocks.read_async(i, chunks, 16, np.full(chunks.size, lane), together=True)
+        return [np.full(count, self._m.numbers[warp, block, 0]) for warp in range(group * 4, group * 4 + 4)]
 
     def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
         """Refuse to write where a wgmma may still read."""
