@@ -97,9 +97,10 @@ def encode_tiled(
         address: of the tensor, a multiple of 16.
         dims: extents, innermost first; 1 to 5 of them.
         strides: bytes between elements of dimensions 1 and up: multiples of 16.
-        box: extents of the box, each at most 256; its inner dimension has a multiple of 16 bytes, and at most
-            the swizzle's span.
-        element_strides: steps within the box, 1 to 8 (default: 1).
+        box: extents of the box, each at most 256; its inner dimension has a multiple of 16 bytes, and with a
+            swizzle exactly its span.
+        element_strides: steps within the box, 1 to 8 (default: 1); as in the driver, that of dimension 0 is
+            ignored.
         swizzle: the permutation in shared memory.
         fills_nan: whether elements outside of the tensor read as NaN.
 
@@ -123,11 +124,13 @@ def encode_tiled(
         raise _refusal("box", tuple(box), "extents from 1 to 256")
     if any(not 1 <= step <= 8 for step in steps):
         raise _refusal("element_strides", steps, "steps from 1 to 8")
+    steps = (1, *steps[1:])
     inner = box[0] * size
     if inner % 16:
         raise _refusal("box", tuple(box), "an inner dimension of a multiple of 16 bytes")
-    if swizzle is not Swizzle.NONE and inner > swizzle.value:
-        raise _refusal("box", tuple(box), f"an inner dimension of at most {swizzle.value} bytes")
+    if swizzle is not Swizzle.NONE and inner != swizzle.value:
+        # The driver takes less too, and then pads rows in shared memory: nothing in the emulator needs that.
+        raise _refusal("box", tuple(box), f"an inner dimension of {swizzle.value} bytes")
     if fills_nan and "float" not in dtype:
         raise _refusal("fills_nan", dtype, "a floating-point type")
     packed = struct.pack(

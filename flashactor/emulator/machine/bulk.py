@@ -183,13 +183,7 @@ class BulkUnit:
             machine.clocks.read_async(i, chunks, 16, lanes, together=False)
         if inside is not None:
             source, destination = source[inside], destination[inside]
-        good = have_bits(machine.memory.global_shadow, destination, 1, arena.VALID)
-        if not good.all():
-            address = int(destination[np.argmin(good)]) + arena.BASE
-            where = machine.memory_image.describe(address)
-            self._fault(
-                i, lane, f"a bulk store outside of every array, {where}", "elements of an array", address
-            )
+        self._require_writable(i, lane, destination)
         if machine.clocks is not None:
             kind = "write" if operation is None else "atomic"
             machine.clocks.access_global(
@@ -307,11 +301,27 @@ class BulkUnit:
         assert decoded is not None
         return decoded
 
+    def _with_bits(self, index: Array, bits: int) -> Array:
+        """Which bytes of global memory exist and have these bits in their shadow."""
+        good = (index >= 0) & (index < len(self._m.memory_image.buffer))
+        good[good] = have_bits(self._m.memory.global_shadow, index[good], 1, bits)
+        return np.asarray(good)
+
+    def _require_writable(self, i: int, lane: int, index: Array) -> None:
+        good = self._with_bits(index, arena.VALID)
+        if not good.all():
+            address = int(index[int(np.argmin(good))]) + arena.BASE
+            where = self._m.memory_image.describe(address)
+            self._fault(
+                i, lane, f"a bulk store outside of every array, {where}", "elements of an array", address
+            )
+        locked = self._with_bits(index, arena.READ_ONLY)
+        if locked.any():
+            address = int(index[int(np.argmax(locked))]) + arena.BASE
+            self._fault(i, lane, "a bulk store to an input", "reads only of inputs", address)
+
     def _require_readable(self, i: int, lane: int, index: Array) -> None:
-        size = len(self._m.memory_image.buffer)
-        outside = (index < 0) | (index >= size)
-        good = ~outside
-        good[good] = have_bits(self._m.memory.global_shadow, index[good], 1, arena.VALID | arena.WRITTEN)
+        good = self._with_bits(index, arena.VALID | arena.WRITTEN)
         if not good.all():
             address = int(index[int(np.argmin(good))]) + arena.BASE
             where = self._m.memory_image.describe(address)

@@ -83,7 +83,12 @@ class Clocks:
     def read_shared_together(self, i: int, index: Array, size: int, lanes: Array) -> None:
         """A read by whole warps, given by a lane of each."""
         block, warp, _ = self._warp_of(lanes)
-        self._read_shared(i, index, size, block, warp, np.full(lanes.size, TOGETHER))
+        lane = np.full(lanes.size, TOGETHER)
+        grain, block, warp, lane = self._spread(index, size, self._shift, block, warp, lane)
+        self._require_seen_write(i, grain, block, warp, lane, "read")
+        place = grain * self._warps + warp
+        self._read.reshape(-1)[place] = self.time[block, warp]
+        self._reader_lane.reshape(-1)[place] = TOGETHER
 
     def _read_shared(self, i: int, index: Array, size: int, block: Array, warp: Array, lane: Array) -> None:
         grain, block, warp, lane = self._spread(index, size, self._shift, block, warp, lane)
@@ -142,8 +147,11 @@ class Clocks:
     def _require_seen_write(
         self, i: int, grain: Array, block: Array, warp: Array, lane: Array, what: str
     ) -> None:
-        writer, lane_ = self._writer[grain], self._writer_lane[grain]
-        unseen = self._written[grain] > self.seen[block, warp, writer, np.minimum(lane_, TOGETHER)]
+        writer, lane_ = self._writer.take(grain), self._writer_lane.take(grain)
+        # seen[block, warp, writer, lane], with one index: this is where race checks spend their time.
+        owners, lanes = self.seen.shape[2:]
+        place = ((block * self._warps + warp) * owners + writer) * lanes + np.minimum(lane_, TOGETHER)
+        unseen = self._written.take(grain) > self.seen.reshape(-1).take(place)
         if unseen.any():
             unseen &= ~((writer == warp) & ((lane_ == lane) & (lane != TOGETHER)))
             if unseen.any():
@@ -155,8 +163,10 @@ class Clocks:
 
     def _require_seen_reads(self, i: int, grain: Array, block: Array, warp: Array, lane: Array) -> None:
         owners = np.arange(self._warps)
-        lanes = np.minimum(self._reader_lane[grain], TOGETHER)
-        unseen = self._read[grain] > self.seen[block[:, None], warp[:, None], owners, lanes]
+        lanes = np.minimum(self._reader_lane.take(grain, 0), TOGETHER)
+        columns, width = self.seen.shape[2:]
+        place = (((block * self._warps + warp) * columns)[:, None] + owners) * width + lanes
+        unseen = self._read.take(grain, 0) > self.seen.reshape(-1).take(place)
         if unseen.any():
             own = (owners == warp[:, None]) & (lanes == lane[:, None]) & (lane[:, None] != TOGETHER)
             unseen &= ~(own & (self._read[grain] != NOT_YET))
@@ -287,7 +297,7 @@ class Clocks:
         self.time[block, warp] += 1
 
     def read_async(self, i: int, index: Array, size: int, lanes: Array, together: bool) -> None:
-        """A read through the asynchronous proxy, by lanes or by whole warps, begins: of what is seen, and fenced."""
+        """A read through the asynchronous proxy, by lanes or whole warps, begins: of seen and fenced data."""
         block, warp, lane = self._warp_of(lanes)
         lane = np.full(lanes.size, TOGETHER) if together else lane
         grain, block, warp, lane = self._spread(index, size, self._shift, block, warp, lane)

@@ -207,7 +207,7 @@ class Machine:
             if leaving is True or leaving.any():
                 self._leave(w, leaving, where)
         elif kind == "wait":
-            self._move(where, result, successors[0])
+            self._move(where, m if result is None else result, successors[0])
         elif kind == "branch" and result is not None:
             if m is True and result.all():
                 where[...] = successors[1]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flashactor.emulator.machine.access import UNWRITTEN
 from flashactor.emulator.machine.window import Mask, Window
-from flashactor.errors import BarrierError
+from flashactor.errors import AsyncHazardError, BarrierError
 
 if TYPE_CHECKING:
     from flashactor.emulator.machine.machine import Machine
@@ -31,6 +31,8 @@ class MbarrierUnit:
         self._transactions = np.zeros(places, np.int64)
         self.phase = np.zeros(places, np.int64)
         self.ordinal = np.zeros(places, np.int64)
+        # The lane whose init no fence has made visible to the asynchronous proxy yet, or -1.
+        self._unfenced = np.full(places, -1, np.int64)
         self._created = np.zeros(machine.blocks, np.int64)
         # What arrivals of the current phase publish, and what those of completed phases did.
         self._publishing: dict[int, Array] = {}
@@ -60,12 +62,15 @@ class MbarrierUnit:
         self._count[at] = self._pending[at] = counts
         self._transactions[at] = 0
         self.phase[at] = 0
+        self._unfenced[at] = w.active(m, w.lanes)
         # An ordinary load of an mbarrier means nothing.
         self._m.memory.mark_shared(at, 8, UNWRITTEN)
 
     def invalidate(self, w: Window, m: Mask, i: int, base: Any, offset: int) -> None:
         """mbarrier.inval."""
-        at, _ = self._places(w, m, i, base, offset)
+        at, index = self._places(w, m, i, base, offset)
+        if self._m.clocks is not None:
+            self._m.clocks.write_shared(w, m, i, index, 8)
         self.is_live[at] = False
 
     def transact(
@@ -130,8 +135,13 @@ class MbarrierUnit:
         self._m.park_lanes(lanes[~done])
         return finished
 
+    def fence_init(self, w: Window, m: Mask, i: int, _: None) -> None:
+        """fence.mbarrier_init: bulk copies may use what these lanes have initialised."""
+        self._unfenced[np.isin(self._unfenced, w.active(m, w.lanes))] = -1
+
     def fence_proxy(self, w: Window, m: Mask, i: int, _: None) -> None:
         """fence.proxy.async."""
+        self.fence_init(w, m, i, _)
         if self._m.clocks is not None:
             self._m.clocks.fence_proxy(w, m)
 
@@ -147,8 +157,17 @@ class MbarrierUnit:
         self._complete(i, np.array([place]))
 
     def place_of(self, w: Window, m: Mask, i: int, base: Any, offset: int) -> Array:
-        """The checked mbarriers that active lanes name."""
-        return self._places(w, m, i, base, offset)[0]
+        """The checked mbarriers on which bulk copies of active lanes are to complete."""
+        at = self._places(w, m, i, base, offset)[0]
+        hidden = self._unfenced[at] >= 0
+        if hidden.any():
+            self._m.fault(
+                AsyncHazardError, i, "mbarrier", "a bulk copy on an mbarrier whose init it may not see",
+                "fence.mbarrier_init or fence.proxy.async after mbarrier.init",
+                "let the thread that initialises execute the fence, before the barrier",
+                lane=int(w.active(m, w.lanes)[np.argmax(hidden)]),
+            )  # fmt: skip
+        return at
 
     # ---- details
     def _places(

@@ -76,7 +76,8 @@ class WarpgroupUnit:
     def wait(self, w: Window, m: Mask, i: int, newest: int) -> None:
         """wgmma.wait_group."""
         mine = set(self._identities(w, self._groups(w, m, i)))
-        kept, finished = [], []
+        kept: list[_Reading] = []
+        finished: list[_Reading] = []
         for reading in self._reading:
             done = reading.group in mine and reading.number < self._committed[reading.group] - newest
             (finished if done else kept).append(reading)

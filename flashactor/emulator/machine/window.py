@@ -57,6 +57,12 @@ class Window:
         both = mask & predicate
         return both if both.any() else None
 
+    def merged(self, mask: Mask, guarded: Mask, result: Mask) -> Mask:
+        """Of the lanes of a mask: those outside of its guarded part, and those of the result."""
+        if guarded is True:
+            return result
+        return np.asarray((True if mask is True else mask) & ~guarded | result)
+
     def flat(self, mask: Mask, values: Any) -> Array:
         """The values of the active lanes, in one dimension."""
         if np.ndim(values) == 0:

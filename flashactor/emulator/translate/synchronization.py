@@ -53,7 +53,9 @@ def fence(s: Statement) -> None:
         if kind.startswith("async"):
             s.call("mbarriers.fence_proxy", "None")
         return
-    s.ignore("mbarrier_init", "acq_rel", "acquire", "release", "sc", "cta", "cluster", "gpu", "sys")
+    if s.flag("mbarrier_init"):
+        s.call("mbarriers.fence_init", "None")
+    s.ignore("acq_rel", "acquire", "release", "sc", "cta", "cluster", "gpu", "sys")
     s.ignore_prefixed("sync_restrict", "shared::")
 
 
@@ -118,8 +120,10 @@ def mbarrier(s: Statement) -> None:
     target = s.target(result, "pred")
     phase = s.value(operands[1], "u32" if parity else "b64")
     blocking = action == "try_wait"
-    s.emit(
-        f"return M.mbarriers.wait(w, {s.mask}, {s.index}, {place[0]}, {place[1]}, "
+    wait = (
+        f"M.mbarriers.wait(w, {s.mask}, {s.index}, {place[0]}, {place[1]}, "
         f"{phase}, {parity}, {blocking}, {target})"
     )
+    # Lanes whose guard is false go on at once.
+    s.emit(f"return {wait}" if s.mask == "m" else f"return w.merged(m, {s.mask}, {wait})")
     return None

@@ -31,12 +31,23 @@ def wgmma(s: Statement) -> None:
         s.refuse(f"wgmma of {a} and {b} with k = {depth}")
     if columns % 8 or not 8 <= columns <= 256 or d not in ("f32", "f16"):
         s.refuse(f"wgmma with n = {columns} and results of {d}")
+    if (a != b and "f16" in a + b) or (d == "f16" and "bf16" in (a, b)):
+        s.refuse(f"wgmma of {a} and {b} with results of {d}")
     results, left, right, scale_d, *constants = s.operands
     from_registers = isinstance(left, Vector)
+    wanted = columns // (2 if d == "f32" else 4)
+    if not isinstance(results, Vector) or len(results.items) != wanted:
+        s.refuse(f"wgmma with other than {wanted} registers of results")
+    if isinstance(left, Vector) and len(left.items) != 4:
+        s.refuse("wgmma with other than 4 registers of A")
     numbers = [s.immediate(operand) for operand in constants]
     scale_a, scale_b = numbers[:2]
     transposes = numbers[2:]
-    if abs(scale_a) != 1 or abs(scale_b) != 1 or len(transposes) not in (0, 1, 2):
+    if (
+        abs(scale_a) != 1
+        or abs(scale_b) != 1
+        or len(transposes) != (0 if depth == 32 else 1 if from_registers else 2)
+    ):
         s.refuse("wgmma with these constants")
     transpose_b = bool(transposes and transposes[-1])
     transpose_a = bool(len(transposes) == 2 and transposes[0])
