@@ -12,12 +12,8 @@ from flashactor.emulator import numeric
 Array = NDArray[Any]
 
 _UNARY = {
-    "neg": np.negative,
-    "abs": np.absolute,
     "ex2": np.exp2,
     "tanh": np.tanh,
-    "rcp": np.reciprocal,
-    "sqrt": np.sqrt,
 }
 _BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
@@ -39,8 +35,20 @@ def encode(x: Array, format_: str) -> Array:
     return np.asarray(bits.astype(np.uint16))
 
 
+def flush(bits: Array, format_: str) -> Array:
+    """``.ftz``: subnormal values become zeros of their sign."""
+    exponent = np.uint16(0x7C00 if format_ == "f16" else 0x7F80)
+    return np.where(bits & exponent == 0, bits & np.uint16(0x8000), bits)
+
+
 def compute(
-    operation: str, format_: str, *operands: Array, relu: bool = False, sat: bool = False, nan: bool = False
+    operation: str,
+    format_: str,
+    *operands: Array,
+    ftz: bool = False,
+    relu: bool = False,
+    sat: bool = False,
+    nan: bool = False,
 ) -> Array:
     """An operation on uint16 operands, or on uint32 operands that hold two numbers each (``...x2``)."""
     if format_.endswith("x2"):
@@ -49,6 +57,7 @@ def compute(
                 operation,
                 format_[:-2],
                 *(np.asarray(x >> np.uint32(shift)).astype(np.uint16) for x in operands),
+                ftz=ftz,
                 relu=relu,
                 sat=sat,
                 nan=nan,
@@ -56,10 +65,11 @@ def compute(
             for shift in (0, 16)
         ]
         return np.asarray(halves[0].astype(np.uint32) | halves[1].astype(np.uint32) << np.uint32(16))
+    operands = tuple(flush(np.asarray(x), format_) if ftz else np.asarray(x) for x in operands)
     if operation in ("neg", "abs"):  # of the bits, so that a NaN keeps its payload
-        bits = np.asarray(operands[0])
+        (bits,) = operands
         return bits ^ np.uint16(0x8000) if operation == "neg" else bits & np.uint16(0x7FFF)
-    values = [decode(np.asarray(x), format_) for x in operands]
+    values = [decode(x, format_) for x in operands]
     if operation == "fma":
         result = numeric.fma_small(*values)
     elif operation in _BINARY:
@@ -70,10 +80,11 @@ def compute(
     else:
         result = _UNARY[operation](values[0])
     if relu:
-        result = np.where(result > 0, result, np.where(np.isnan(result), result, 0)).astype(result.dtype)
+        result = numeric.relu(result)
     if sat:
         result = numeric.saturate(result)
-    return encode(result, format_)
+    encoded = encode(result, format_)
+    return flush(encoded, format_) if ftz else encoded
 
 
 def extreme(operation: str, a: Array, b: Array, nan: bool) -> Array:

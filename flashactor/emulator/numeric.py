@@ -28,6 +28,11 @@ def saturate(x: Array) -> Array:
     return np.where(np.isnan(x), x.dtype.type(0), np.clip(x, x.dtype.type(0), x.dtype.type(1)))
 
 
+def relu(x: Array) -> Array:
+    """``.relu``: negative numbers and -0 become +0, NaN stays."""
+    return np.where(x <= 0, x.dtype.type(0), x)
+
+
 def fma_f32(a: Array, b: Array, c: Array) -> Array:
     """``a * b + c`` in float32, rounded once.
 
@@ -222,7 +227,7 @@ def bit_field_extract(a: Array, position: Array, length: Array) -> Array:
     start, count = np.broadcast_arrays(start, count)
     unsigned = np.uint32 if width == 32 else np.uint64
     bits = np.broadcast_to(a, np.broadcast_shapes(np.shape(a), start.shape)).astype(a.dtype)
-    kept = shift_right(bits, start).view(unsigned)  # beyond the top of a signed number lies its sign
+    kept: Array = shift_right(bits, start).view(unsigned)  # beyond the top of a signed number lies its sign
     mask = np.where(
         count >= width, ~unsigned(0), shift_left(unsigned(1) + kept * unsigned(0), count) - unsigned(1)
     )
@@ -317,6 +322,25 @@ def to_integer(x: Array, dtype: Any, mode: str) -> Array:
     result = np.where(inside, whole, 0).astype(dtype)
     result = np.where(whole >= 2.0 ** (limits.bits - (limits.min < 0)), dtype(limits.max), result)
     return np.where(whole < limits.min, dtype(limits.min), result)
+
+
+def clamp(x: Array, code: str) -> Array:
+    """Integers into the range of a type, given by its NumPy code."""
+    here, there = np.iinfo(np.asarray(x).dtype), np.iinfo(code)
+    return np.clip(x, max(here.min, there.min), min(here.max, there.max))
+
+
+def odd_f64(x: Array) -> Array:
+    """Integers as float64, rounded to odd where they need more bits: another rounding then does no harm."""
+    x = np.asarray(x)
+    if x.dtype.itemsize < 8:
+        return x.astype(np.float64)
+    one = x.dtype.type(1)
+    tail = x & x.dtype.type(0x7FF)
+    odd = (x - tail) | np.where(tail != 0, one << x.dtype.type(11), x.dtype.type(0))
+    limit = x.dtype.type(1 << 53)
+    small = x < limit if x.dtype.kind == "u" else (x < limit) & (x > -limit)
+    return np.where(small, x, odd).astype(np.float64)
 
 
 def round_f32(x: Array, mode: str) -> Array:

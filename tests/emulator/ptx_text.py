@@ -1,4 +1,4 @@
-"""Small kernels in PTX: a few instructions, with loads of their inputs before and stores of their results after."""
+"""Small kernels in PTX: some instructions, with loads of inputs before and stores of results after them."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ THREAD = """
 
 
 def kernel(body, parameters="", module="", directives=""):
-    """A PTX text with one entry ``k``; ``%me`` is the thread's number in the grid, ``%tid`` that in its block."""
+    """A PTX text with one entry ``k``; ``%me`` numbers the threads of the grid, ``%tid`` those of a block."""
     return f""".version 8.7
 .target sm_90a
 .address_size 64
@@ -91,7 +91,9 @@ def compute(body, results, *inputs, block=None, module="", **options):
         arrays.append(np.resize(values.view(f"u{size}"), padded))
         text.append(f"ld.param.u64 %rd15, [x{number}]; mad.wide.u32 %rd15, %me, {size}, %rd15;")
         if values.dtype == bool:
-            text.append(f".reg .pred %x{number}; ld.global.u8 %r31, [%rd15]; setp.ne.u32 %x{number}, %r31, 0;")
+            text.append(
+                f".reg .pred %x{number}; ld.global.u8 %r31, [%rd15]; setp.ne.u32 %x{number}, %r31, 0;"
+            )
         else:
             kind = f"f{8 * size}" if values.dtype.kind == "f" and size > 2 else _CLASS[size]
             text.append(f".reg .{kind} %x{number}; ld.global.u{8 * size} %x{number}, [%rd15];")

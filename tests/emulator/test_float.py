@@ -84,7 +84,9 @@ def test_fma_rounds_once():
     for _ in range(400):  # products that end in a tie, and a last nudge
         x, y = 1 + RNG.getrandbits(12) * 2.0**-12, 1 + RNG.getrandbits(12) * 2.0**-12
         hard.append((x, y, RNG.choice([1, -1]) * 2.0 ** -RNG.randint(40, 120)))
-    a, b, c = (np.concatenate([old, f32(new)]) for old, new in zip((a, b, c), zip(*hard, strict=True), strict=True))
+    a, b, c = (
+        np.concatenate([old, f32(new)]) for old, new in zip((a, b, c), zip(*hard, strict=True), strict=True)
+    )
     got = compute("fma.rn.f32 %y0, %x0, %x1, %x2;", "f32", a, b, c)
     for x, y, z, d in zip(a.tolist(), b.tolist(), c.tolist(), got.tolist(), strict=True):
         if math.isfinite(x) and math.isfinite(y) and math.isfinite(z):
@@ -161,7 +163,9 @@ def test_min_and_max(opcode, nan):
     assert same(got, f32([extreme(case, opcode == "min", nan) for case in cases]))
     c = np.roll(a, 5)
     got = compute(f"{opcode}{nan}.f32 %y0, %x0, %x1, %x2;", "f32", a, b, c)
-    wanted = [extreme(case, opcode == "min", nan) for case in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
+    wanted = [
+        extreme(case, opcode == "min", nan) for case in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
+    ]
     assert same(got, f32(wanted))
 
 
@@ -194,18 +198,27 @@ def test_approximations_are_within_the_bounds_of_the_isa():
     angle = f32([RNG.uniform(-math.pi, math.pi) for _ in range(500)])
     wide, root = np.float64(x), np.sqrt(np.float64(positive))
     assert relative(compute("ex2.approx.ftz.f32 %y0, %x0;", "f32", x), np.exp2(wide)) <= 2.0**-22
-    assert relative(compute("rcp.approx.ftz.f32 %y0, %x0;", "f32", positive), 1 / np.float64(positive)) <= 2.0**-23
+    assert (
+        relative(compute("rcp.approx.ftz.f32 %y0, %x0;", "f32", positive), 1 / np.float64(positive))
+        <= 2.0**-23
+    )
     assert relative(compute("sqrt.approx.ftz.f32 %y0, %x0;", "f32", positive), root) <= 2.0**-23
     assert relative(compute("rsqrt.approx.ftz.f32 %y0, %x0;", "f32", positive), 1 / root) <= 2.0**-22.9
     assert relative(compute("tanh.approx.f32 %y0, %x0;", "f32", x / 10), np.tanh(wide / 10)) <= 2.0**-11
-    assert relative(compute("div.approx.ftz.f32 %y0, %x0, %x1;", "f32", x, x[::-1].copy()), wide / wide[::-1]) <= 2.0**-22
+    assert (
+        relative(compute("div.approx.ftz.f32 %y0, %x0, %x1;", "f32", x, x[::-1].copy()), wide / wide[::-1])
+        <= 2.0**-22
+    )
     for opcode, function in {"sin": np.sin, "cos": np.cos}.items():
         got = compute(f"{opcode}.approx.ftz.f32 %y0, %x0;", "f32", angle)
         assert np.max(np.abs(got - function(np.float64(angle)))) <= 2.0**-20.9
     near_one = f32([RNG.uniform(0.5, 2) for _ in range(500)])
     got = compute("lg2.approx.ftz.f32 %y0, %x0;", "f32", near_one)
     assert np.max(np.abs(got - np.log2(np.float64(near_one)))) <= 2.0**-22
-    assert relative(compute("lg2.approx.ftz.f32 %y0, %x0;", "f32", positive), np.log2(np.float64(positive))) <= 2.0**-22
+    assert (
+        relative(compute("lg2.approx.ftz.f32 %y0, %x0;", "f32", positive), np.log2(np.float64(positive)))
+        <= 2.0**-22
+    )
 
 
 def test_approximations_of_special_values():

@@ -134,7 +134,9 @@ def test_shifts_clamp_their_count(bits):
     check(f"shr.u{bits} %y0, %x0, %x1;", f"u{bits}", lambda a, n: a >> min(n, bits), a, counts)
     check(f"shr.b{bits} %y0, %x0, %x1;", f"u{bits}", lambda a, n: a >> min(n, bits), a, counts)
     got = compute(f"shr.s{bits} %y0, %x0, %x1;", f"s{bits}", a, counts)
-    wanted = [as_type(v, f"s{bits}") >> min(n, bits - 1) for v, n in zip(a.tolist(), counts.tolist(), strict=True)]
+    wanted = [
+        as_type(v, f"s{bits}") >> min(n, bits - 1) for v, n in zip(a.tolist(), counts.tolist(), strict=True)
+    ]
     assert signed(got) == wanted
 
 
@@ -167,7 +169,9 @@ def test_lop3(table):
     c = a[::-1].copy()
 
     def bit_by_bit(a, b, c):
-        return sum((table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | c >> i & 1) & 1) << i for i in range(32))
+        return sum(
+            (table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | c >> i & 1) & 1) << i for i in range(32)
+        )
 
     check(f"lop3.b32 %y0, %x0, %x1, %x2, {table:#x};", "b32", bit_by_bit, a, b, c)
 
@@ -204,10 +208,7 @@ def test_bfe(type_):
     def extract(a, position, length):
         """The ISA's loop."""
         position, length, top = position & 255, length & 255, bits - 1
-        if type_[0] == "u" or length == 0:
-            sign = 0
-        else:
-            sign = a >> min(position + length - 1, top) & 1
+        sign = a >> min(position + length - 1, top) & 1 if type_[0] == "s" and length else 0
         return sum(
             (a >> position + i & 1 if i < length and position + i <= top else sign) << i for i in range(bits)
         )

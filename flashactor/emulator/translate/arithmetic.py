@@ -25,13 +25,18 @@ def _inputs(s: Statement, type_: str, ftz: bool, first: int = 1) -> list[str]:
 
 
 def _half(s: Statement, operation: str, type_: str) -> None:
-    s.ignore(
-        "rn", "ftz", "approx"
-    )  # subnormals of 16 bits are kept by all but .ftz, which no kernel relies on
-    relu, sat, nan = s.flag("relu"), s.flag("sat"), s.flag("NaN")
+    s.ignore("rn", "approx")
+    has_sat = type_.startswith("f16") and operation in ("add", "sub", "mul", "fma")
+    flags = {
+        "ftz": s.flag("ftz"),
+        "relu": operation == "fma" and s.flag("relu"),
+        "sat": has_sat and s.flag("sat"),
+        "nan": operation in ("min", "max") and s.flag("NaN"),
+    }
     stored = "b32" if type_.endswith("x2") else "b16"
-    values = ", ".join(s.value(operand, stored) for operand in s.operands[1:])
-    expression = f"halves.compute({operation!r}, {type_!r}, {values}, relu={relu}, sat={sat}, nan={nan})"
+    values = [s.value(operand, stored) for operand in s.operands[1:]]
+    set_flags = [f"{name}=True" for name, is_set in flags.items() if is_set]
+    expression = f"halves.compute({', '.join([repr(operation), repr(type_), *values, *set_flags])})"
     s.assign(s.target(s.operands[0], stored), expression)
 
 
@@ -317,6 +322,8 @@ def transcendental(s: Statement) -> None:
     type_ = s.type()
     opcode = s.instruction.opcode
     if type_ in _HALVES:
+        if opcode not in ("ex2", "tanh"):
+            s.refuse(f"{opcode} of {type_}")
         return _half(s, opcode, type_)
     s.ignore("approx", "rn")
     ftz = s.flag("ftz")
@@ -339,7 +346,7 @@ def copysign(s: Statement) -> None:
 
 _COMPARE = {
     "eq": "np.equal({x}, {y})",
-    "ne": "np.not_equal({x}, {y})",
+    "ne": "np.less({x}, {y}) | np.greater({x}, {y})",  # ordered, unlike NumPy's
     "lt": "np.less({x}, {y})",
     "le": "np.less_equal({x}, {y})",
     "gt": "np.greater({x}, {y})",
@@ -386,10 +393,7 @@ def setp(s: Statement) -> None:
     is_float = type_ in ("f32", "f64")
     if not combine and second is None and compare in _DIRECT and not (is_float and compare == "ne"):
         return s.ufunc(_DIRECT[compare], s.target(first, "pred"), x, y)
-    expression = _COMPARE[compare].format(x=x, y=y)
-    if is_float and compare == "ne":  # ordered, unlike NumPy's
-        expression = f"(np.less({x}, {y}) | np.greater({x}, {y}))"
-    s.emit(f"t = {expression}")
+    s.emit(f"t = {_COMPARE[compare].format(x=x, y=y)}")
     operator = {"and": "&", "or": "|", "xor": "^", "": ""}[combine]
     third = f" {operator} {s.value(s.operands[3], 'pred')}" if combine else ""
     s.emit(f"t, t2 = t{third}, ~t{third}")
@@ -403,9 +407,7 @@ def setp(s: Statement) -> None:
 def set_(s: Statement) -> None:
     """set: all ones, or 1.0, where the comparison holds."""
     result = s.type()
-    compare, type_, (x, y) = _comparison(s)
-    if type_ in ("f32", "f64") and compare == "ne":
-        s.refuse("set.ne of floats")
+    compare, _, (x, y) = _comparison(s)
     true = "np.float32(1)" if result == "f32" else "np.uint32(0xFFFFFFFF)"
     false = "np.float32(0)" if result == "f32" else "np.uint32(0)"
     expression = f"np.where({_COMPARE[compare].format(x=x, y=y)}, {true}, {false})"
@@ -423,8 +425,10 @@ def selp(s: Statement) -> None:
 @emits("slct")
 def slct(s: Statement) -> None:
     """slct d, a, b, c: a where c >= 0."""
-    s.ignore("ftz")
+    ftz = s.flag("ftz")
     type_, decided_by = s.type(), s.type()
     a, b = (s.value(operand, type_) for operand in s.operands[1:3])
     c = s.value(s.operands[3], decided_by)
+    if ftz:
+        c = f"numeric.flush({c})"
     s.assign(s.target(s.operands[0], type_), f"np.where({c} >= 0, {a}, {b})")

@@ -7,6 +7,8 @@ from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.statement import NUMPY, Statement
 
 _INTEGER_MODES = ("rni", "rzi", "rmi", "rpi")
+_FLOAT_MODES = ("rn", "rz", "rm", "rp")
+_ROUNDING = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
 
 
 @emits("mov")
@@ -43,34 +45,41 @@ def cvta(s: Statement) -> None:
 @emits("cvt")
 def cvt(s: Statement) -> None:
     """cvt between integers and floats of all widths, also packed."""
-    pack = s.flag("pack")
-    if pack:
-        s.refuse("cvt.pack")
     ftz, sat, satfinite, relu = s.flag("ftz"), s.flag("sat"), s.flag("satfinite"), s.flag("relu")
-    mode = s.choice(*_INTEGER_MODES, "rn", "rz", "rm", "rp", "rna", "rs")
+    mode = s.choice(*_INTEGER_MODES, *_FLOAT_MODES)
     to, source = s.type(), s.type()
-    if mode in ("rna", "rs"):
-        s.refuse(f"cvt.{mode}")
-    if to in ("f16x2", "bf16x2"):
+    if to in ("f16x2", "bf16x2") and not satfinite and not sat:
         return _pack_halves(s, to, source, mode, relu)
-    if to in ("e4m3x2", "e5m2x2"):
-        return _pack_fp8(s, to, source, relu)
-    if satfinite:
-        s.refuse("cvt.satfinite to this type")
+    if to in ("e4m3x2", "e5m2x2") and satfinite:
+        return _pack_fp8(s, to, source, mode, relu)
+    if satfinite or (relu and to not in ("f16", "bf16")) or mode not in _modes(to, source):
+        s.refuse(f"cvt.{mode}{'.satfinite' * satfinite}{'.relu' * relu} from {source} to {to}")
     value = _decoded(s, source, ftz)
-    if to in ("bf16", "f16") and source in ("f32", "f64", "bf16", "f16"):
-        if source == to:
-            return s.assign(
-                s.target(s.operands[0], "b16"), _rounded_halves(s.value(s.operands[1], "b16"), to, mode)
-            )
-        if mode not in ("rn", ""):
-            s.refuse(f"cvt.{mode} to {to}")
-        value = f"np.where({value} > 0, {value}, 0 * {value})" if relu else value
-        value = f"numeric.saturate({value})" if sat else value
-        return s.assign(s.target(s.operands[0], "b16"), f"halves.encode({value}, {to!r})")
-    if to[0] in "usb":
+    if _is_integer(to):
         return _to_integer(s, to, source, value, mode, sat)
+    if to in ("f16", "bf16"):
+        return _to_half(s, to, source, value, mode, sat, relu)
     return _to_float(s, to, source, value, mode, sat, ftz)
+
+
+def _is_integer(type_: str) -> bool:
+    return type_[0] in "us"
+
+
+def _modes(to: str, source: str) -> tuple[str, ...]:
+    """The roundings that a conversion may have; "" stands for none."""
+    widths = {"f16": 16, "bf16": 16, "f32": 32, "f64": 64}
+    if _is_integer(to):
+        return ("",) if _is_integer(source) else _INTEGER_MODES
+    if to not in widths or not (_is_integer(source) or source in widths):
+        return ()
+    if to == source:
+        return ("", *_INTEGER_MODES)
+    if to in ("f16", "bf16"):
+        return ("rn",)
+    if not _is_integer(source) and widths[to] > widths[source]:
+        return ("",)
+    return _FLOAT_MODES if to == "f32" and source not in ("u64", "s64") else ("rn",)
 
 
 def _decoded(s: Statement, source: str, ftz: bool) -> str:
@@ -80,38 +89,33 @@ def _decoded(s: Statement, source: str, ftz: bool) -> str:
     return f"numeric.flush({value})" if ftz and source == "f32" else value
 
 
-def _rounded_halves(value: str, type_: str, mode: str) -> str:
-    """``cvt.rni.f16.f16`` and the like; without a mode, a copy."""
-    if not mode:
-        return value
-    functions = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
-    return f"halves.encode({functions[mode]}(halves.decode({value}, {type_!r})), {type_!r})"
+def _to_half(s: Statement, to: str, source: str, value: str, mode: str, sat: bool, relu: bool) -> None:
+    if mode in _ROUNDING:
+        value = f"{_ROUNDING[mode]}({value})"
+    elif _is_integer(source):
+        value = f"numeric.odd_f64({value})"
+    if relu:
+        value = f"numeric.relu({value})"
+    if sat:
+        value = f"numeric.saturate({value})"
+    s.assign(s.target(s.operands[0], "b16"), f"halves.encode({value}, {to!r})")
 
 
 def _to_integer(s: Statement, to: str, source: str, value: str, mode: str, sat: bool) -> None:
     code = NUMPY[to]
-    if source[0] in "usb":
-        if sat:
-            value = f"np.clip({value}, np.iinfo('{code}').min, np.iinfo('{code}').max)"
-            value = f"w.full({value}).astype('{code}')"
-        else:
-            value = f"w.full({value}).astype('{code}')"
+    if _is_integer(source):
+        limited = f"numeric.clamp({value}, '{code}')" if sat else value
+        value = f"w.full({limited}).astype('{code}')"
     else:
-        value = f"numeric.to_integer({value}, np.dtype('{code}').type, {mode or 'rzi'!r})"
+        value = f"numeric.to_integer({value}, np.dtype('{code}').type, {mode!r})"
     s.assign(s.target(s.operands[0], to), value)
 
 
 def _to_float(s: Statement, to: str, source: str, value: str, mode: str, sat: bool, ftz: bool) -> None:
     code = NUMPY[to]
-    if to in ("f16", "bf16"):  # from an integer
-        s.assign(s.target(s.operands[0], "b16"), f"halves.encode(np.float64({value}), {to!r})")
-        return
-    if mode in _INTEGER_MODES:
-        functions = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
-        value = f"{functions[mode]}({value})"
+    if mode in _ROUNDING:
+        value = f"{_ROUNDING[mode]}({value})"
     if mode in ("rz", "rm", "rp"):
-        if to != "f32" or source in ("u64", "s64"):
-            s.refuse(f"cvt.{mode} from {source} to {to}")
         value = f"numeric.round_f32(np.float64({value}), {mode!r})"
     else:
         value = f"np.asarray({value}).astype('{code}')"
@@ -134,13 +138,15 @@ def _pack_halves(s: Statement, to: str, source: str, mode: str, relu: bool) -> N
     else:
         s.refuse(f"cvt to {to} from {source}")
     if relu:
-        high, low = (f"np.fmax({x}, np.float32(0))" for x in (high, low))
+        high, low = (f"numeric.relu({x})" for x in (high, low))
     function = f"numeric.{to[:-2]}_bits"
     expression = f"{function}({high}) << np.uint32(16) | {function}({low})"
     s.assign(s.target(s.operands[0], "b32"), expression)
 
 
-def _pack_fp8(s: Statement, to: str, source: str, relu: bool) -> None:
+def _pack_fp8(s: Statement, to: str, source: str, mode: str, relu: bool) -> None:
+    if mode != "rn":
+        s.refuse(f"cvt.{mode}.{to}")
     format_ = to[:4]
     if source == "f32":
         high, low = (s.value(operand, "f32") for operand in s.operands[1:3])
@@ -151,7 +157,7 @@ def _pack_fp8(s: Statement, to: str, source: str, relu: bool) -> None:
     else:
         s.refuse(f"cvt to {to} from {source}")
     if relu:
-        high, low = (f"np.fmax({x}, np.float32(0))" for x in (high, low))
+        high, low = (f"numeric.relu({x})" for x in (high, low))
     expression = (
         f"numeric.fp8_bits({high}, {format_!r}).astype('u2') << np.uint16(8) | "
         f"numeric.fp8_bits({low}, {format_!r})"
