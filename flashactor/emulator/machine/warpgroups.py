@@ -7,6 +7,7 @@ and the stride byte offset of a descriptor move between core matrices of 8 rows 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,17 @@ def operand_offsets(
     return np.asarray(row // atom * leading + k // 8 * stride + k % 8 * swizzle.value + row % atom * item)
 
 
+@lru_cache(maxsize=512)
+def operand_places(descriptor: int, rows: int, item: int, transposed: bool) -> tuple[Array, Array]:
+    """Shared addresses of element ``[row][k]`` behind a descriptor, and the 16-byte chunks that hold them."""
+    start = (descriptor & 0x3FFF) << 4
+    leading, stride = (descriptor >> 16 & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+    swizzle = _SWIZZLES[descriptor >> 62 & 3]
+    offsets = operand_offsets(rows, 32 // item, item, swizzle, transposed, leading, stride)
+    places = np.asarray(swizzle.apply(start + offsets))
+    return places, np.unique(places >> 4) << 4
+
+
 class WarpgroupUnit:
     """Executes wgmma; products are computed when issued, and may be read after their group was waited for."""
 
@@ -86,8 +98,8 @@ class WarpgroupUnit:
         if self._m.clocks is None:
             return
         for reading in finished:
-            for lanes in self._lanes_of(reading.group, reading.chunks.size):
-                self._m.clocks.finish_read_async(reading.chunks, 16, lanes)
+            lanes = self._lanes_of(reading.group, reading.chunks.size)
+            self._m.clocks.finish_read_async(np.tile(reading.chunks, 4), 16, lanes)
         for reading in kept:  # what a newer product reads too is still being read
             if finished and reading.group in mine:
                 self._note_read(reading.instruction, reading.chunks, reading.group)
@@ -118,10 +130,12 @@ class WarpgroupUnit:
         lanes = lanes.reshape(-1, 2, 32, columns // 8, 2)
         flat = groups.reshape(-1)
         if result_type == "f32":
-            for index, result in enumerate(results):
-                value = lanes[:, index // 2 % 2, :, index // 4, index % 2]
-                before = w.by_warp(result)[flat]
-                w.put_by_warp(flat, result, np.where(keep, before + value, value))
+            values = np.ascontiguousarray(lanes.transpose(3, 1, 4, 0, 2)).reshape(len(results), -1, 32)
+            accumulates = bool(keep.any())
+            for value, result in zip(values, results, strict=True):
+                if accumulates:
+                    value += np.where(keep, w.by_warp(result)[flat], np.float32(0))
+                w.put_by_warp(flat, result, value)
             return
         for index, result in enumerate(results):
             value = np.ascontiguousarray(lanes[:, index % 2, :, index // 2])  # [warp][32][2]
@@ -151,57 +165,45 @@ class WarpgroupUnit:
             self._fault(
                 i, int(first[0]), f"descriptors of {name} that differ in the warpgroup", "one descriptor"
             )
-        offsets = []
+        index = np.empty((len(groups), rows, depth), np.int64)
         for at, descriptor in enumerate(int(value) for value in each[:, 0]):
-            start = (descriptor & 0x3FFF) << 4
-            leading, stride = (descriptor >> 16 & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
+            lane = int(first[at])
             if descriptor >> 49 & 7:
+                self._fault(i, lane, "a descriptor with a base offset", "0: the emulator knows no other")
+            places, chunks = operand_places(descriptor, rows, item, transposed)
+            top = int(chunks[-1]) + 16
+            if top > self._m.shared_bytes:
                 self._fault(
-                    i, int(first[at]), "a descriptor with a base offset", "0: the emulator knows no other"
+                    i, lane, f"{name} beyond shared memory", f"{self._m.shared_bytes} bytes", top - 16
                 )
-            swizzle = _SWIZZLES[descriptor >> 62 & 3]
-            place = start + operand_offsets(rows, depth, item, swizzle, transposed, leading, stride)
-            place = np.asarray(swizzle.apply(place))
-            if int(place.max()) + item > self._m.shared_bytes:
-                self._fault(
-                    i,
-                    int(first[at]),
-                    f"{name} beyond shared memory",
-                    f"{self._m.shared_bytes} bytes",
-                    int(place.max()),
-                )
-            offsets.append(place + self._m.shared_base[first[at]])
-        index = np.stack(offsets)
-        self._watch(w, i, groups, index)
+            base = self._m.shared_base[lane]
+            np.add(places, base, out=index[at])
+            self._watch(i, lane, chunks + base)
         data = self._m.memory.shared_units[item][index // item]
         if item == 1:
             return np.asarray(numeric.fp8_values(type_)[data])
         return halves.decode(data, type_)
 
-    def _watch(self, w: Window, i: int, groups: Array, index: Array) -> None:
-        """Check and remember what a product reads."""
+    def _watch(self, i: int, lane: int, chunks: Array) -> None:
+        """Check and remember what a product of a lane's warpgroup reads."""
         machine = self._m
-        for at, identity in enumerate(self._identities(w, groups)):
-            chunks = np.unique(index[at] >> 4) << 4
-            first = int(w.lanes.reshape(-1, 32)[groups[at, 0], 0])
-            view, mask = machine.lane_window(first)
-            machine.memory.require_ready(view, mask, i, chunks, 16, np.full(chunks.size, first))
-            if machine.clocks is not None:
-                self._note_read(i, chunks, identity)
-            number = int(self._committed[identity])
-            self._reading.append(_Reading(identity, number, chunks, i))
-            machine.in_flight_reads += 1
+        identity = int(machine.block_of[lane]), int(machine.warp_of[lane]) // 4
+        view, mask = machine.lane_window(lane)
+        machine.memory.require_ready(view, mask, i, chunks, 16, np.full(chunks.size, lane))
+        if machine.clocks is not None:
+            self._note_read(i, chunks, identity)
+        self._reading.append(_Reading(identity, int(self._committed[identity]), chunks, i))
+        machine.in_flight_reads += 1
 
     def _note_read(self, i: int, chunks: Array, identity: tuple[int, int]) -> None:
         clocks = self._m.clocks
         assert clocks is not None
-        for lanes in self._lanes_of(identity, chunks.size):
-            clocks.read_async(i, chunks, 16, lanes, together=True)
+        clocks.read_async(i, np.tile(chunks, 4), 16, self._lanes_of(identity, chunks.size), together=True)
 
-    def _lanes_of(self, identity: tuple[int, int], count: int) -> list[Array]:
+    def _lanes_of(self, identity: tuple[int, int], count: int) -> Array:
         """A lane of each warp of a warpgroup, repeated for each of some chunks."""
         block, group = identity
-        return [np.full(count, self._m.numbers[warp, block, 0]) for warp in range(group * 4, group * 4 + 4)]
+        return np.repeat(self._m.numbers[group * 4 : group * 4 + 4, block, 0], count)
 
     def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
         """Refuse to write where a wgmma may still read."""
