@@ -242,7 +242,7 @@ class FaultLocation:
         kernel: the entry's name.
         ptx_line: line of the PTX text, from 1.
         instruction: the instruction's text.
-        cuda_line: ``file(line)`` of the CUDA source, where the PTX has line information.
+        cuda_line: ``file(line)`` of the CUDA source, and where that was inlined; the PTX must tell.
         block: block indices x, y, z.
         thread: linear index in the block.
         address: the address that was accessed; in shared memory, the offset.

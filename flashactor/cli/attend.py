@@ -47,7 +47,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--dtype", type=common.dtype, help="convert q, k and v to f16 or bf16 first")
     parser.add_argument("--arch", type=common.arch, help="architecture to plan for; default: the device's")
     parser.add_argument(
-        "--executor", choices=("auto", "cuda", "reference"), default="auto", help="what computes"
+        "--executor",
+        choices=("auto", "cuda", "emulator", "reference"),
+        default="auto",
+        help="what computes; the emulator runs the compiled kernels on the host",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out.npz"), metavar="FILE", help="default: out.npz"

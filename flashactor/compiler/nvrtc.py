@@ -222,7 +222,9 @@ def compile_ptx(spec: Compilable, *, root: Path | None = None, line_info: bool =
         (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise _compile_error(spec, _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program))
-        return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+        ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+        # NVRTC puts the working directory before the names in #line, which are relative to the sources' root.
+        return ptx.replace(f'"{Path.cwd()}/', '"')
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 

@@ -97,13 +97,20 @@ Operand = Register | Immediate | Special | Symbol | Label | Not | Discard | Vect
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """Where an instruction comes from in the CUDA source, as ``-lineinfo`` says."""
+    """Where an instruction comes from in the CUDA source, as ``-lineinfo`` says.
+
+    Attributes:
+        file, line: the place.
+        caller: the place where the function that it is in was inlined, or None.
+    """
 
     file: str
     line: int
+    caller: SourceLine | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}({self.line})"
+        here = f"{self.file}({self.line})"
+        return here if self.caller is None else f"{here} in {self.caller}"
 
 
 @dataclass(frozen=True, slots=True)

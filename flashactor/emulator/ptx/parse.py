@@ -35,7 +35,7 @@ from flashactor.errors import PtxSyntaxError
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 _SPACE = re.compile(r"\s*")
 _FILE = re.compile(r'\.file\s+(\d+)\s+"([^"]*)"[^\n]*')
-_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)[^\n]*")
+_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:[^\n]*inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?[^\n]*")
 _SECTION = re.compile(r"\.section\s+\S+\s*\{[^}]*\}")
 _HEADER = re.compile(r"\.(version|target|address_size)\s+([^\n]*)")
 _LABEL = re.compile(r"([A-Za-z_$%][\w$]*)\s*:(?!:)")
@@ -250,6 +250,7 @@ class _Body:
         self._entry = entry
         self._scope = _Scope(parser._globals)
         self._source: SourceLine | None = None
+        self._places: dict[tuple[str, str, str], SourceLine] = {}
         self._pending: list[_Pending] = []
 
     def parse(self) -> None:
@@ -269,12 +270,25 @@ class _Body:
                 depth -= 1
                 parser._at += 1
             elif found := parser._match(_LOC):
-                self._source = SourceLine(parser._files.get(found[1], "?"), int(found[2]))
+                self._source = self._source_line(found)
             elif found := parser._match(_LABEL):
                 self._scope.labels[found[1]] = len(self._pending)
             else:
                 self._statement()
         self._resolve()
+
+    def _source_line(self, found: re.Match[str]) -> SourceLine:
+        """The place that a .loc names; the place of a call was named before it, with its own caller."""
+        file, line, column, *call = found.groups()
+        caller = None
+        if call[0] is not None:
+            position = (call[0], call[1], call[2])
+            caller = self._places.get(position) or SourceLine(
+                self._parser._files.get(call[0], "?"), int(call[1])
+            )
+        place = SourceLine(self._parser._files.get(file, "?"), int(line), caller)
+        self._places[file, line, column] = place
+        return place
 
     def _statement(self) -> None:
         parser = self._parser
