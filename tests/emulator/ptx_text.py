@@ -76,7 +76,7 @@ def _size(type_):
 def compute(body, results, *inputs, block=None, module="", **options):
     """Run a body once for each element of its inputs.
 
-    Inputs are in ``%x0``, ``%x1``, ...; an array of bools in predicates. What the body leaves in ``%y0``, ...,
+    Inputs are in ``%x0``, ``%x1``, ...; an array of bools in predicates. what it leaves in ``%y0``, ...,
     registers of the types ``results``, is returned as unsigned integers, floats where the type is f32 or f64,
     and bools for ``pred``.
     """

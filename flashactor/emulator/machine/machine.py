@@ -21,7 +21,7 @@ from flashactor.emulator.machine.schedule import NOWHERE, Policy
 from flashactor.emulator.machine.tensor import TensorUnit
 from flashactor.emulator.machine.warpgroups import WarpgroupUnit
 from flashactor.emulator.machine.warps import WarpUnit
-from flashactor.emulator.machine.window import Mask, Window
+from flashactor.emulator.machine.window import CLOCKS, Mask, Window
 from flashactor.emulator.translate.translator import Kernel
 from flashactor.errors import AsyncHazardError, DeadlockError, EmulationError
 
@@ -310,12 +310,8 @@ class Machine:
         return self.window(warp, warp + 1, block, block + 1), mask
 
     def special(self, name: str, w: Window) -> Array:
-        """A special register in a window (PTX ISA, chapter 10).
-
-        Raises:
-            UnsupportedPtxError: there is none of this name here.
-        """
-        if name in ("%clock", "%clock64", "%clock_hi", "%globaltimer", "%globaltimer_lo"):
+        """A special register in a window (PTX ISA, chapter 10)."""
+        if name in CLOCKS:
             return np.full(w.shape, self.steps, np.int64)
         thread = self.thread_of[w.lanes].reshape(w.shape)
         number = self.block_numbers[w.block].reshape(w.shape)
@@ -352,17 +348,13 @@ class Machine:
         }
         if name in masks:
             return np.asarray(masks[name])
-        if name in constants:
-            return np.full(w.shape, constants[name])
         if name == "%laneid":
             return lane
         if name == "%warpid":
             return np.asarray(thread // 32)
         if name == "%smid":
             return w.block.reshape(w.shape)
-        from flashactor.emulator.faults import unsupported
-
-        raise unsupported(0, name, f"the special register {name}")
+        return np.full(w.shape, constants[name])
 
     # ---- addresses
     @staticmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Mask = Any  # True, or an array of the window's shape
+CLOCKS = ("%clock", "%clock64", "%globaltimer", "%globaltimer_lo")
 
 
 class Window:
@@ -126,7 +127,7 @@ class Window:
         key = (name, code)
         if key not in self._specials:
             values = self.machine.special(name, self)
-            if name in ("%clock", "%clock64", "%globaltimer"):
+            if name in CLOCKS:
                 return np.asarray(values).astype(code)
             self._specials[key] = np.asarray(values).astype(code)
         return self._specials[key]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from flashactor.emulator.faults import unsupported_instruction
 from flashactor.emulator.ptx.module import Entry, Instruction, Label
 
 # An instruction after which the scheduler decides anew: lanes may part, wait, or leave.
@@ -97,8 +98,9 @@ def _successors(last: Instruction, stop: int, at: dict[int, int], end: int) -> t
     """(next,) or (next if not taken, target if taken)."""
     following = at.get(stop, end)
     if last.opcode == "bra":
-        label = last.operands[0]
-        assert isinstance(label, Label)
+        label = last.operands[0] if last.operands else None
+        if not isinstance(label, Label):
+            raise unsupported_instruction(last, "a branch to other than a label")
         target = at.get(label.target, end)
         return (target,) if last.guard is None else (following, target)
     if last.opcode in ("ret", "exit", "trap"):

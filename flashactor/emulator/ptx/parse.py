@@ -30,7 +30,7 @@ from flashactor.emulator.ptx.module import (
     Variable,
     Vector,
 )
-from flashactor.errors import PtxSyntaxError
+from flashactor.errors import FaultLocation, PtxSyntaxError
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 _SPACE = re.compile(r"\s*")
@@ -42,7 +42,7 @@ _LABEL = re.compile(r"([A-Za-z_$%][\w$]*)\s*:(?!:)")
 _ENTRY = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\b")
 _ENTRY_NAME = re.compile(r"\.entry\s+([\w$]+)\s*(?:\((.*?)\))?([^{]*)\{", re.S)
 _PARAMETER = re.compile(
-    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr[^,]*?\s)?([\w$]+)\s*(?:\[(\d+)\])?"
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr[^,]*?\s)?([\w$]+)\s*(?:\[(\d+)\])?$"
 )
 _VARIABLE = re.compile(
     r"(?:\.(?:visible|weak|common)\s+)*(\.extern\s+)?\.(global|const|shared|local)\s+(?:\.align\s+(\d+)\s+)?"
@@ -322,11 +322,21 @@ class _Body:
             guard_register = resolve(guard) if guard else None
             if guard_register is not None and not isinstance(guard_register, Register):
                 raise unsupported(line, statement, f"the guard {guard}")
+            try:
+                parsed = tuple(_operand(part.strip(), resolve) for part in _split(operands))
+            except (AssertionError, IndexError, ValueError) as error:
+                raise PtxSyntaxError(
+                    field=f"line {line} of the PTX",
+                    got=repr(" ".join(statement.split())),
+                    expected="operands",
+                    remedy="pass PTX as a compiler writes it",
+                    at=FaultLocation(ptx_line=line, instruction=" ".join(statement.split())),
+                ) from error
             self._entry.instructions.append(
                 Instruction(
                     opcode=opcode,
                     modifiers=tuple(modifiers.split(".")[1:]) if modifiers else (),
-                    operands=tuple(_operand(part.strip(), resolve) for part in _split(operands)),
+                    operands=parsed,
                     guard=guard_register,
                     guard_inverted=bool(inverted),
                     line=line,

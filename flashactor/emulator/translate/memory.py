@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashactor.emulator.ptx.module import TYPE_BYTES, Discard
+from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Operand, Register, Vector
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.statement import Statement
 
@@ -26,13 +26,21 @@ def _qualifiers(s: Statement) -> str:
     return order
 
 
+def _require_items(s: Statement, operand: Operand) -> None:
+    """As many registers as ``.v2``, ``.v4`` or ``.v8`` says."""
+    count = int((s.choice("v2", "v4", "v8") or "v1")[1:])
+    items = operand.items if isinstance(operand, Vector) else (operand,)
+    if len(items) != count:
+        s.refuse(f"{len(items)} registers for {count} values")
+
+
 @emits("ld", "ldu")
 def load(s: Statement) -> None:
     """ld of one to eight values, from any space."""
     order = _qualifiers(s)
     space = space_of(s)
     type_ = s.type()
-    s.choice("v2", "v4", "v8")
+    _require_items(s, s.operands[0])
     base, offset = s.address(s.operands[1])
     s.call(
         "memory.load",
@@ -51,10 +59,8 @@ def store(s: Statement) -> None:
     order = _qualifiers(s)
     space = space_of(s)
     type_ = s.type()
-    s.choice("v2", "v4", "v8")
+    _require_items(s, s.operands[1])
     base, offset = s.address(s.operands[0])
-    if s.flag("async"):
-        s.refuse("st.async")
     s.call(
         "memory.store",
         repr(space),
@@ -69,17 +75,15 @@ def store(s: Statement) -> None:
 @emits("atom", "red")
 def atomic(s: Statement) -> None:
     """atom, red."""
-    if s.flag("async"):
-        s.refuse("red.async")
     order = s.choice(*_ORDERS)
     s.ignore(*_SCOPES, "noftz")
     s.ignore_prefixed("L2::")
     space = space_of(s)
     operation = s.require("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas")
-    s.choice("v2", "v4", "v8")
     type_ = s.type()
     has_result = s.instruction.opcode == "atom" and not isinstance(s.operands[0], Discard)
     rest = s.operands[1:] if s.instruction.opcode == "atom" else s.operands
+    _require_items(s, rest[1])
     base, offset = s.address(rest[0])
     s.call(
         "memory.atomic",
@@ -132,11 +136,15 @@ def copy_async(s: Statement) -> None:
         noinc = s.flag("noinc")
         s.ignore("shared", "shared::cta", "b64")
         return s.call("copies.arrive", base, str(offset), repr(noinc))
-    s.require("ca", "cg")
+    caching = s.require("ca", "cg")
     s.require("shared", "shared::cta")
     s.require("global")
     s.ignore_prefixed("L2::")
     size = s.immediate(s.operands[2])
+    if size not in ((4, 8, 16) if caching == "ca" else (16,)):
+        s.refuse(f"cp.async.{caching} of {size} bytes")
+    if len(s.operands) > 3 and isinstance(s.operands[3], Register) and s.operands[3].type == "pred":
+        s.refuse("cp.async with ignore-src")
     to, to_offset = s.address(s.operands[0])
     source, source_offset = s.address(s.operands[1])
     taken = s.value(s.operands[3], "u32") if len(s.operands) > 3 else "None"

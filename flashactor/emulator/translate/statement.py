@@ -37,6 +37,17 @@ NUMPY = {
 }  # fmt: skip
 """PTX type -> NumPy type code, under which registers are viewed; ``p`` is a predicate."""
 
+_SPECIAL = frozenset(
+    [f"%{base}.{axis}" for axis in "xyz"
+     for base in ("tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid",
+                  "cluster_ctaid", "cluster_nctaid")]
+    + [f"%lanemask_{relation}" for relation in ("eq", "lt", "le", "gt", "ge")]
+    + ["%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%gridid", "%clock", "%clock64",
+       "%globaltimer", "%globaltimer_lo", "%cluster_ctarank", "%cluster_nctarank", "%is_explicit_cluster",
+       "%dynamic_smem_size", "%total_smem_size"]
+)  # fmt: skip
+"""Special registers that ``Machine.special`` knows."""
+
 
 class Context(Protocol):
     """What a statement needs of the translator."""
@@ -128,7 +139,7 @@ class Statement:
                 return f"~p[{self._context.slot(register)}]"
             case Immediate(value, kind):
                 return self._context.constant(_typed_constant(value, kind, type_))
-            case Special(name):
+            case Special(name) if name in _SPECIAL:
                 return f"w.special({name!r}, {NUMPY[type_]!r})"
             case Symbol(_, space, offset):
                 if space == "global" or space == "const":

@@ -168,6 +168,10 @@ class _Translator:
         guard = ""
         if instruction.guard is not None:
             guard = f"{'~' if instruction.guard_inverted else ''}p[{self.slot(instruction.guard)}]"
+        if opcode in ("bra", "ret", "exit", "trap"):
+            statement = Statement(instruction, index, self, "m")
+            statement.ignore("uni")
+            statement.finish()
         if opcode in ("bra", "ret", "exit"):
             self.emit(f"return {guard or 'None'}")
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from flashactor.emulator.ptx.module import Vector
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.statement import Statement
 
@@ -13,6 +14,8 @@ _INPUT_TYPES = {
     "m16n8k16": ("f16", "bf16"),
     "m16n8k32": ("e4m3", "e5m2"),
 }
+
+_A_AND_B_REGISTERS = {"m16n8k8": (2, 1), "m16n8k16": (4, 2), "m16n8k32": (4, 2)}
 
 
 @emits("shfl")
@@ -80,11 +83,14 @@ def matrix_rows(s: Statement) -> None:
     s.require("sync")
     s.require("aligned")
     s.require("m8n8")
-    s.require("x1", "x2", "x4")
+    count = int(s.require("x1", "x2", "x4")[1:])
     transposed = s.flag("trans")
     s.ignore("shared", "shared::cta")
     if s.type() != "b16":
         s.refuse(f"{s.instruction.opcode} of other than b16")
+    registers = s.operands[0 if s.instruction.opcode == "ldmatrix" else 1]
+    if len(registers.items if isinstance(registers, Vector) else (registers,)) != count:
+        s.refuse(f"{s.instruction.opcode} of {count} matrices with other registers")
     if s.instruction.opcode == "ldmatrix":
         base, offset = s.address(s.operands[1])
         s.call("tensor.load_matrices", s.targets(s.operands[0], "b32"), base, str(offset), repr(transposed))
@@ -116,8 +122,12 @@ def mma(s: Statement) -> None:
     allowed = _INPUT_TYPES.get(shape, ())
     if a not in allowed or b not in allowed or (a != b and shape != "m16n8k32"):
         s.refuse(f"mma of shape {shape} for {a} and {b}")
-    if d != c or d not in ("f32", "f16"):
+    if d != c or d not in ("f32", "f16") or (d == "f16" and "bf16" in (a, b)):
         s.refuse(f"mma with accumulators {c} and results {d}")
+    counts = [len(operand.items) if isinstance(operand, Vector) else 1 for operand in s.operands]
+    wanted = [4 if d == "f32" else 2, *(_A_AND_B_REGISTERS[shape]), 4 if d == "f32" else 2]
+    if counts != wanted:
+        s.refuse(f"mma of shape {shape} with {counts} registers")
     accumulator = "f32" if d == "f32" else "b32"
     s.call(
         "tensor.multiply",
