@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Place = tuple[Any, int]
+REDUCED = {
+    **dict.fromkeys(("f16", "bf16"), 2),
+    **dict.fromkeys(("f32", "u32", "s32", "b32"), 4),
+    **dict.fromkeys(("f64", "u64", "s64", "b64"), 8),
+}
+"""Bytes of the types that a bulk copy may reduce."""
 
 
 @dataclass(slots=True)
@@ -184,6 +190,8 @@ class BulkUnit:
         if inside is not None:
             source, destination = source[inside], destination[inside]
         self._require_writable(i, lane, destination)
+        if operation is not None:
+            self._require_readable(i, lane, destination)
         if machine.clocks is not None:
             kind = "write" if operation is None else "atomic"
             machine.clocks.access_global(
@@ -248,9 +256,7 @@ class BulkUnit:
         else:
             from flashactor.emulator.machine.access import _atomic_result
 
-            code = {"f32": 4, "f16": 2, "bf16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8}[
-                store.type or "f32"
-            ]
+            code = REDUCED[store.type or "f32"]
             at = store.destination[::code] // code
             unit = memory.global_units[code]
             result = _atomic_result(
@@ -326,7 +332,7 @@ class BulkUnit:
             address = int(index[int(np.argmin(good))]) + arena.BASE
             where = self._m.memory_image.describe(address)
             self._fault(
-                i, lane, f"a bulk load of bytes that are in no array or have no value, {where}",
+                i, lane, f"a bulk read of bytes that are in no array or have no value, {where}",
                 "elements of an array", address,
             )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from flashactor.emulator.machine.bulk import REDUCED
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.memory import copy_async
 from flashactor.emulator.translate.statement import Statement
@@ -47,7 +48,11 @@ def _plain(s: Statement, reduction: bool) -> None:
     s.require("bulk_group")
     operation, type_ = ("None", "None")
     if reduction:
-        operation, type_ = repr(s.require("add", "min", "max")), repr(s.type())
+        name, reduced = s.require("add", "min", "max", "inc", "dec", "and", "or", "xor"), s.type()
+        if reduced not in REDUCED or ("f" in reduced and name not in ("add", "min", "max")):
+            s.refuse(f"a bulk reduction by {name} of {reduced}")
+        s.ignore("noftz")
+        operation, type_ = repr(name), repr(reduced)
     return s.call("bulk.store", to, source, size, operation, type_)
 
 
