@@ -83,7 +83,11 @@ class Machine:
         }
 
         opcodes = {instruction.opcode for instruction in kernel.entry.instructions}
-        self.uses_mbarriers = "mbarrier" in opcodes
+        # Copies name mbarriers too, even in a kernel that forgot to initialise one.
+        self.uses_mbarriers = "mbarrier" in opcodes or any(
+            instruction.opcode == "cp" and {"bulk", "mbarrier"} & set(instruction.modifiers)
+            for instruction in kernel.entry.instructions
+        )
         self.uses_async_proxy = "wgmma" in opcodes or any(
             instruction.opcode == "cp" and "bulk" in instruction.modifiers
             for instruction in kernel.entry.instructions
