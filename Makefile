@@ -27,7 +27,7 @@ run: $(VENV)/installed  ## send a real attention layer through the actor; print 
 	@$(BIN)/python examples/run_sample.py
 
 test: lint type  ## ruff, mypy --strict and every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
 format: $(VENV)/installed-dev  ## rewrite the sources in the project's format
 	@$(BIN)/ruff format .
@@ -44,6 +44,7 @@ bench: $(VENV)/installed-dev  ## every benchmark that needs no GPU; results go t
 	@$(BIN)/python -m benchmarks.dispatch
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.install_size
+	@$(BIN)/python -m benchmarks.emulator
 
 gpu-check: $(VENV)/installed  ## on a machine with a GPU: correctness on the hardware, then speed
 	@$(BIN)/python -m benchmarks.gpu_check

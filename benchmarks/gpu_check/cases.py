@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flashactor.check.cases import Case, shapes
+from flashactor.check.cases import QUICK_SHAPES, Case, shapes
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
 
-QUICK_SHAPES = (
-    "ragged ends",
-    "more queries than keys",
-    "grouped heads",
-    "padded rows",
-    "head_dim of 24 less",
-)
 QUICK_HEAD_DIMS = (64, 128, 256)
 
 

@@ -89,7 +89,19 @@ def shapes(tile_m: int, tile_n: int) -> tuple[Shape, ...]:
         Shape("head_dim of 8 less", 2, tile_m + 9, tile_n + 11, heads_q=4, unused=8),
         Shape("head_dim of 24 less", 1, tile_m - 7, 2 * tile_n - 3, unused=24),
         Shape("steep softmax", 1, tile_m, 2 * tile_n + 1, std=2.0),
+        # Small, for it runs under every schedule: the loop over key blocks from its start to its end.
+        Shape("several key blocks", 1, tile_m // 2 + 3, 3 * tile_n - 5, heads_q=1, heads_kv=1),
     )
+
+
+QUICK_SHAPES = (
+    "ragged ends",
+    "more queries than keys",
+    "grouped heads",
+    "padded rows",
+    "head_dim of 24 less",
+)
+"""The shapes that find most, for where time is short."""
 
 
 def memory_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:

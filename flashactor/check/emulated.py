@@ -16,14 +16,16 @@ from flashactor.errors import EmulationError
 from flashactor.executors.emulator import emulate_forward
 from flashactor.kernels.spec import KernelSpec
 
-EVERY_SCHEDULE = ("fewer queries than keys",)
+EVERY_SCHEDULE = ("several key blocks",)
 """Shapes that run under every schedule; the others run under the quickest one."""
 
 MAX_STEPS = 100_000
 """Basic blocks after which a kernel that does not end is given up: the largest case takes a hundredth."""
 
 
-def emulated_findings(spec: KernelSpec, ptx: str, *, races: bool = True) -> tuple[Finding, ...]:
+def emulated_findings(
+    spec: KernelSpec, ptx: str, *, races: bool = True, names: tuple[str, ...] | None = None
+) -> tuple[Finding, ...]:
     """One finding for each shape that the kernel is tried on.
 
     Kernels whose PTX differs in its target alone are run once: the emulator computes the same for both.
@@ -32,8 +34,9 @@ def emulated_findings(spec: KernelSpec, ptx: str, *, races: bool = True) -> tupl
         spec: the kernel.
         ptx: its PTX.
         races: whether to look for data races.
+        names: of the shapes (default: all).
     """
-    return _findings(_without_target(ptx), _Identity(spec), races)
+    return _findings(_without_target(ptx), _Identity(spec), races, names)
 
 
 class _Identity:
@@ -56,11 +59,14 @@ def _without_target(ptx: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _findings(ptx: str, identity: _Identity, races: bool) -> tuple[Finding, ...]:
+def _findings(
+    ptx: str, identity: _Identity, races: bool, names: tuple[str, ...] | None
+) -> tuple[Finding, ...]:
     spec = identity.spec
     return tuple(
         check_case(Case(spec, shape), ptx, races=races, schedule=schedule_of(shape.name))
         for shape in shapes(spec.tile_m, spec.tile_n)
+        if names is None or shape.name in names
     )
 
 

@@ -172,7 +172,7 @@ def test_mock_by_name_is_mock():
 
 
 def test_an_unknown_executor_lists_what_there_is():
-    with pytest.raises(UnknownImplementationError, match="auto, cuda, mock, reference"):
+    with pytest.raises(UnknownImplementationError, match="auto, cuda, emulator, mock, reference"):
         FlashAttnActor.start(executor="tpu")
 
 

@@ -6,6 +6,9 @@ from flashactor.check.static import REGISTERS_PER_SM
 from flashactor.kernels.sm80 import SHARED_BYTES_PER_BLOCK, all_specs, forward_spec
 from flashactor.types import DType, SmArch
 
+# In one process: they share a fixture that compiles all kernels.
+pytestmark = pytest.mark.xdist_group("every kernel")
+
 
 def test_every_kernel_passes_every_check(every_kernel):
     failures = {

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from types import ModuleType
 
 import pytest
 
@@ -32,16 +31,13 @@ def emulated(monkeypatch):
     """A function that sets what the emulated half finds, or raises."""
 
     def find(*findings):
-        module = ModuleType("flashactor.check.emulated")
-
         def emulated_findings(spec, ptx, *, races=True):
             assert ".visible .entry flash_fwd_sm80" in ptx
             if isinstance(findings[0], Exception):
                 raise findings[0]
             return (*findings, Finding("races", races, "looked for" if races else "not looked for"))
 
-        module.emulated_findings = emulated_findings
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr("flashactor.check.report.emulated_findings", emulated_findings)
 
     return find
 

@@ -1,0 +1,116 @@
+"""How fast the emulator runs the real kernels.
+
+    python -m benchmarks.emulator            # writes benchmarks/results/emulator.{json,md}
+
+Times are of one call of ``emulate_forward`` with the kernel translated already: placing the arrays, running
+every block with bounds and initialisation checks, copying results back. Parsing and translating come on top
+once for each kernel, and are measured for every kernel of one architecture.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from benchmarks.report import median, seconds, write
+from flashactor.arrays import ArrayView
+from flashactor.check.cases import Case, Shape, random_values
+from flashactor.emulator.translate.translator import translate
+from flashactor.executors.emulator import emulate_forward, kernel_ptx
+from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.types import DType, SmArch
+
+ARCH = SmArch.SM80
+
+
+class Run(NamedTuple):
+    """One row: a shape, how it is checked, and the goal in seconds (None: there is none)."""
+
+    name: str
+    batch: int
+    heads: int
+    seqlen: int
+    schedule: str
+    races: bool
+    goal: float | None
+    samples: int
+
+
+RUNS = (
+    Run("batch 2, 4 heads, 256x256", 2, 4, 256, "min", False, 0.15, 9),
+    Run("the same, races too", 2, 4, 256, "min", True, 0.3, 9),
+    Run("the same, races under every schedule", 2, 4, 256, "all", True, None, 3),
+    Run("batch 4, 8 heads, 1024x1024", 4, 8, 1024, "min", False, 6.0, 3),
+    Run("the same, races too", 4, 8, 1024, "min", True, None, 1),
+)
+TRANSLATE_GOAL = 0.3
+
+
+def run_seconds(run: Run) -> list[float]:
+    """Times of a run: head_dim 64, causal, bf16."""
+    spec = forward_spec(ARCH, DType.BF16, 64, causal=True)
+    ptx = kernel_ptx(spec)
+    translate(ptx, spec.entry)
+    case = Case(spec, Shape(run.name, run.batch, run.seqlen, run.seqlen, run.heads, run.heads))
+    q, k, v = random_values(case)
+    out = np.empty(q.shape, ml_dtypes.bfloat16)
+    lse = np.empty((run.batch, run.heads, run.seqlen), np.float32)
+    views = (
+        ArrayView.of(q, "q"),
+        ArrayView.of(k, "k"),
+        ArrayView.of(v, "v"),
+        ArrayView.of(out, "out"),
+        ArrayView.of(lse, "lse"),
+    )
+
+    def once() -> None:
+        emulate_forward(spec, ptx, views, 0.125, schedule=run.schedule, races=run.races)
+
+    return [seconds(once) for _ in range(run.samples)]
+
+
+def translate_seconds() -> dict[str, float]:
+    """Time to parse and translate each kernel of the architecture, by label."""
+    taken = {}
+    for spec in all_specs(ARCH):
+        ptx = kernel_ptx(spec)
+        translate.cache_clear()
+        taken[spec.label] = seconds(lambda ptx=ptx, spec=spec: translate(ptx, spec.entry))  # type: ignore[misc]
+    return taken
+
+
+def main() -> None:
+    """Measure, print and write."""
+    translating = translate_seconds()
+    slowest = max(translating, key=translating.__getitem__)
+    rows = [
+        (
+            "parse and translate one kernel, median / slowest",
+            f"{median(list(translating.values())):.2f} / {translating[slowest]:.2f} s",
+            f"{TRANSLATE_GOAL} s",
+        )
+    ]
+    results = []
+    for run in RUNS:
+        taken = run_seconds(run)
+        rows.append(
+            (
+                run.name,
+                f"{median(taken):.3f} s (best {min(taken):.3f})",
+                "-" if run.goal is None else f"{run.goal} s",
+            )
+        )
+        results.append({**run._asdict(), "seconds": taken})
+        print(rows[-1])
+    notes = (
+        f"head_dim 64, causal, bf16, the sm_80 kernel; medians. Slowest to translate: `{slowest}`, with line "
+        "information. Every access is checked for bounds, alignment and initialisation in all rows."
+    )
+    page = write("emulator", {"translate_seconds": translating, "runs": results}, rows, notes)
+    print(page.read_text())
+
+
+if __name__ == "__main__":
+    main()
