@@ -3,37 +3,12 @@
 import numpy as np
 import pytest
 from ptx_text import fault, kernel, run
-from wgmma_text import FILL, SHARED, descriptor
+from wgmma_text import COMMIT, DECLARE, FENCE, FILL, SHARED, WAIT, WAIT1, D, E, descriptor, multiply
 
 from flashactor.emulator.hazards import require_no_hazards
 from flashactor.emulator.translate.translator import translate
 from flashactor.errors import AsyncHazardError, DivergenceError, MemoryAccessError, UnsupportedPtxError
 
-FENCE = "wgmma.fence.sync.aligned;"
-COMMIT = "wgmma.commit_group.sync.aligned;"
-WAIT = "wgmma.wait_group.sync.aligned 0;"
-WAIT1 = "wgmma.wait_group.sync.aligned 1;"
-DECLARE = """
-    .reg .f32 %d<8>, %e<8>, %x;
-    .reg .b32 %a<4>, %i;
-    .reg .b64 %left, %right;
-    .reg .pred %on, %q;
-    mov.f32 %d0, 0f00000000; mov.f32 %d1, %d0; mov.f32 %d2, %d0; mov.f32 %d3, %d0;
-    mov.f32 %e0, %d0; mov.f32 %e1, %d0; mov.f32 %e2, %d0; mov.f32 %e3, %d0;
-    mov.b32 %a0, 0; mov.b32 %a1, 0; mov.b32 %a2, 0; mov.b32 %a3, 0;
-"""
-
-
-def multiply(results="d", columns=8):
-    """A product that adds to registers, with A in registers."""
-    items = ", ".join(f"%{results}{index}" for index in range(columns // 2))
-    return (
-        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {{{items}}}, "
-        "{%a0, %a1, %a2, %a3}, %right, %on, 1, 1, 0;"
-    )
-
-
-D, E = multiply("d"), multiply("e")
 LOOP = "again: {body} add.u32 %i, %i, 1; setp.lt.u32 %q, %i, 4; @%q bra again;"
 
 SOUND = {
