@@ -291,7 +291,7 @@ def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:
                 data[variable.offset : variable.offset + variable.size] = variable.initial or bytes(
                     variable.size
                 )
-            bases[space] = memory.add_bytes(bytes(data), f"{space} variables")
+            bases[space] = memory.add_bytes(bytes(data), f"{space} variables", read_only=space == "const")
     return bases
 
 

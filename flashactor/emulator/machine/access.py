@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.emulator import halves
+from flashactor.emulator import halves, numeric
 from flashactor.emulator.machine import arena
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.errors import EmulationError, MemoryAccessError, UninitializedReadError
@@ -97,7 +97,7 @@ class MemoryUnit:
                 self._load(w, m, i, space, address + 16 * half, chosen, width, count // 2, is_synchronising)
             return
         if space == "param":
-            limit = len(self._m.parameters)
+            limit = self._m.kernel.entry.parameter_bytes
             if address.size and (int(address.min()) < 0 or int(address.max()) + size > limit):
                 bad = (address < 0) | (address + size > limit)
                 self._out_of_bounds(w, m, i, bad, address, "param", f"parameters of {limit} bytes")
@@ -258,8 +258,9 @@ class MemoryUnit:
             memory = self.global_units[width]
         else:
             self._fault(MemoryAccessError, w, m, i, None, address, f"an atomic in {space} memory", "global")
-        lanes = np.arange(address.size)
-        pending = lanes
+        # Adding float32 flushes subnormals in global memory and not in shared memory (PTX ISA, atom).
+        is_flushed = operation == "add" and type_ == "f32" and space != "shared"
+        pending = np.arange(address.size)
         old = np.zeros_like(operands)
         while pending.size:
             # The first lane at each address, this round.
@@ -269,7 +270,9 @@ class MemoryUnit:
                 before = memory[at[now] + part]
                 old[now, part] = before
                 second = None if others is None else others[now, part]
-                memory[at[now] + part] = _atomic_result(operation, type_, before, operands[now, part], second)
+                memory[at[now] + part] = _atomic_result(
+                    operation, type_, before, operands[now, part], second, is_flushed
+                )
             pending = np.setdiff1d(pending, now, assume_unique=True)
         if targets is not None:
             for part, target in enumerate(targets):
@@ -332,7 +335,8 @@ class MemoryUnit:
 
     # ---- details
     def _parameter(self, i: int, at: int, width: int) -> Any:
-        if at < 0 or at + width > len(self._m.parameters):
+        limit = self._m.kernel.entry.parameter_bytes
+        if at < 0 or at + width > limit:
             self._m.fault(
                 MemoryAccessError, i, "param", f"{width} bytes at {at}",
                 f"one within {len(self._m.parameters)} bytes of parameters", "pass what the kernel declares",
@@ -484,7 +488,9 @@ class MemoryUnit:
         )  # fmt: skip
 
 
-def _atomic_result(operation: str, type_: str, old: Array, value: Array, other: Array | None) -> Array:
+def _atomic_result(
+    operation: str, type_: str, old: Array, value: Array, other: Array | None, is_flushed: bool = False
+) -> Array:
     """What an atomic leaves in memory; all in the unsigned type of the width."""
     from flashactor.emulator.translate.statement import NUMPY
 
@@ -505,5 +511,8 @@ def _atomic_result(operation: str, type_: str, old: Array, value: Array, other: 
     if type_ in ("f16", "bf16", "f16x2", "bf16x2"):
         return halves.compute(operation, type_, old, value)
     typed_old, typed_value = old.view(NUMPY[type_]), value.view(NUMPY[type_])
+    if is_flushed:
+        total = numeric.flush(numeric.flush(typed_old) + numeric.flush(typed_value))
+        return np.asarray(total).view(stored)
     function: Any = {"add": np.add, "min": np.minimum, "max": np.maximum}[operation]
     return np.asarray(function(typed_old, typed_value)).view(stored)

@@ -75,9 +75,9 @@ class Memory:
         self.allocations.append(Allocation(name, address, start + low, start + high, array, read_only))
         return address
 
-    def add_bytes(self, data: bytes, name: str, alignment: int = ALIGNMENT) -> int:
+    def add_bytes(self, data: bytes, name: str, *, read_only: bool = False) -> int:
         """Place raw bytes, such as a module's variables, and return their address."""
-        return self.add(np.frombuffer(data, np.uint8), name, read_only=False)
+        return self.add(np.frombuffer(data, np.uint8), name, read_only=read_only)
 
     def copy_back(self) -> None:
         """Copy what kernels wrote into the callers' arrays."""

@@ -54,28 +54,36 @@ class WarpUnit:
             lane=int(w.lanes[warp * 32 + int(np.argmax(lanes[warp]))]),
         )  # fmt: skip
 
-    def _require_members(self, w: Window, m: Mask, i: int, members: Any) -> Array:
-        """The active lanes, by warp; those that the mask names must be here, and those here be named."""
+    def _require_members(self, w: Window, m: Mask, i: int, members: Any) -> tuple[Array, Array]:
+        """The active lanes, by warp, and for each of them who takes part with it: ``[warp][1 or 32][32]``.
+
+        Every lane that a mask names must be here, with the same mask; and a lane's own mask must name it.
+        """
         lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
-        if np.ndim(members) == 0 and members == 0xFFFFFFFF:
+        masks = w.by_warp(members) if np.ndim(members) else np.full(lanes.shape, members)
+        first = masks[lanes][0]
+        if first == 0xFFFFFFFF and (np.ndim(members) == 0 or (masks[lanes] == first).all()):
             if m is not True:
                 self.whole(w, m, i)
-            return lanes
-        named: Array = np.not_equal(w.by_warp(members) & _BITS, 0)
+            return lanes, lanes[:, None]
+        named = (masks[..., None] & _BITS) != 0
         alive = self._m.alive[w.lanes].reshape(-1, 32)
-        wrong: Array = np.logical_and(lanes, ~named).any(1)
-        if wrong.any():
-            warp = int(np.argmax(wrong))
-            self._m.fault(
-                DivergenceError, i, "membermask", "a mask without the lane that executes it",
-                "a mask that names every lane that comes here", "build the mask before the branch",
-                lane=int(w.lanes[warp * 32 + int(np.argmax((lanes & ~named)[warp]))]),
-            )  # fmt: skip
-        anyone: Array = np.asarray(lanes.any(1))
-        absent = (named & alive & ~lanes & anyone[:, None]).any(1)
+        wrong = lanes & ~named[:, _LANES, _LANES]
+        differ = lanes[:, :, None] & named & lanes[:, None] & (masks[:, :, None] != masks[:, None])
+        for bad, got in (
+            (wrong, "a mask without the lane that executes it"),
+            (differ.any(2), "a mask unlike that of a lane that it names"),
+        ):
+            if bad.any():
+                self._m.fault(
+                    DivergenceError, i, "membermask", got,
+                    "one mask for all that it names", "build the mask before the branch",
+                    lane=int(w.lanes[int(np.argmax(bad))]),
+                )  # fmt: skip
+        absent = (lanes[:, :, None] & named & alive[:, None] & ~lanes[:, None]).any(1)
         if absent.any():
-            self._diverged(w, i, int(np.argmax(absent)), lanes, alive & named.any(0))
-        return lanes
+            self._diverged(w, i, int(np.argmax(absent.any(1))), lanes, absent)
+        return lanes, named & lanes[:, None]
 
     # ---- instructions
     def synchronize(self, w: Window, m: Mask, i: int, members: Any) -> None:
@@ -89,7 +97,7 @@ class WarpUnit:
         a: Any, b: Any, c: Any, members: Any,
     ) -> None:  # fmt: skip
         """shfl.sync (PTX ISA, 9.7.9.6): lanes exchange registers within segments."""
-        lanes = self._require_members(w, m, i, members)
+        lanes, peers = self._require_members(w, m, i, members)
         values = w.by_warp(a)
         lane = _LANES
         delta: Any
@@ -116,13 +124,11 @@ class WarpUnit:
             source = lowest | (delta & ~segment)
             inside = source <= highest
         source = np.where(inside, source, lane)
-        if source.ndim == 1:
-            result = values[:, source]
-            absent = lanes & ~lanes[:, source]
-        else:
-            result = np.take_along_axis(values, source, 1)
-            absent = lanes & ~np.take_along_axis(lanes, source, 1)
-        if m is not True and absent.any():
+        source = np.broadcast_to(source, lanes.shape)
+        result = np.take_along_axis(values, source, 1)
+        there = np.broadcast_to(peers, (*lanes.shape, 32))
+        absent = lanes & ~np.take_along_axis(there, source[..., None], 2)[..., 0]
+        if absent.any():
             warp = int(np.argmax(absent.any(1)))
             lane_ = int(np.argmax(absent[warp]))
             self._m.fault(
@@ -132,36 +138,36 @@ class WarpUnit:
             )  # fmt: skip
         self._put(w, m, target, result)
         if valid is not None:
-            self._put(w, m, valid, np.broadcast_to(inside, result.shape))
+            self._put(w, m, valid, np.broadcast_to(inside, lanes.shape))
 
     def vote(
         self, w: Window, m: Mask, i: int, mode: str, target: Array, predicate: Any, members: Any
     ) -> None:
         """vote.sync."""
-        lanes = self._require_members(w, m, i, members)
-        true = w.by_warp(predicate) & lanes
+        _, peers = self._require_members(w, m, i, members)
+        true = w.by_warp(predicate)[:, None] & peers
         if mode == "ballot":
-            result = (true * _BITS).sum(1, dtype=np.uint32)
+            result = (true * _BITS).sum(2, dtype=np.uint32)
         elif mode == "any":
-            result = true.any(1)
+            result = true.any(2)
         elif mode == "all":
-            result = (true | ~lanes).all(1)
+            result = (true == peers).all(2)
         else:
-            result = (true | ~lanes).all(1) | ~true.any(1)
-        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+            result = (true == peers).all(2) | ~true.any(2)
+        self._put(w, m, target, result)
 
     def active_mask(self, w: Window, m: Mask, i: int, target: Array) -> None:
         """activemask."""
         lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
         result = (lanes * _BITS).sum(1, dtype=np.uint32)
-        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+        self._put(w, m, target, result[:, None])
 
     def reduce(
         self, w: Window, m: Mask, i: int, operation: str, target: Array, value: Any, members: Any,
         magnitude: bool, nan: bool,
     ) -> None:  # fmt: skip
         """redux.sync."""
-        lanes = self._require_members(w, m, i, members)
+        _, peers = self._require_members(w, m, i, members)
         values = np.abs(w.by_warp(value)) if magnitude else w.by_warp(value)
         functions: dict[str, Any] = {
             "add": np.add, "min": np.minimum, "max": np.maximum,
@@ -178,16 +184,15 @@ class WarpUnit:
             neutral = {"min": limits.max, "max": limits.min, "and": -1 if limits.min else limits.max}.get(
                 operation, 0
             )
-        masked = np.where(lanes, values, np.array(neutral).astype(values.dtype))
-        result = function.reduce(masked, axis=1, dtype=values.dtype)
-        self._put(w, m, target, np.broadcast_to(result[:, None], lanes.shape))
+        masked = np.where(peers, values[:, None], np.array(neutral).astype(values.dtype))
+        self._put(w, m, target, function.reduce(masked, axis=2, dtype=values.dtype))
 
     def elect(self, w: Window, m: Mask, i: int, target: Array, elected: Array, members: Any) -> None:
         """elect.sync: the lowest lane of the mask."""
-        lanes = self._require_members(w, m, i, members)
-        leader = lanes.argmax(1)[:, None]
-        self._put(w, m, target, np.broadcast_to(leader.astype(np.uint32), lanes.shape))
-        self._put(w, m, elected, np.broadcast_to(leader == _LANES, lanes.shape))
+        _, peers = self._require_members(w, m, i, members)
+        leader = peers.argmax(2)
+        self._put(w, m, target, leader.astype(np.uint32))
+        self._put(w, m, elected, leader == _LANES)
 
     def require_warpgroup(self, w: Window, m: Mask, i: int, count: int) -> None:
         """setmaxnreg: whole warps, a multiple of 8 from 24 to 256."""
@@ -202,7 +207,8 @@ class WarpUnit:
 
     @staticmethod
     def _put(w: Window, m: Mask, target: Array, values: Array) -> None:
-        values = values.reshape(w.shape)
+        """Store a value for each lane, or one for each warp ``[warp][1]``."""
+        values = np.broadcast_to(values, (values.shape[0], 32)).reshape(w.shape)
         if m is True:
             target[...] = values
         else:

@@ -10,6 +10,15 @@ SPACES = ("param", "global", "shared", "shared::cta", "shared::cluster", "local"
 _ORDERS = ("weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "sc")
 _SCOPES = ("cta", "cluster", "gpu", "sys")
 _CACHING = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "noftz")
+_INTEGERS = ("u32", "s32", "u64", "s64")
+_HALVES = ("f16", "f16x2", "bf16", "bf16x2")
+_ATOMIC_TYPES = {
+    "add": (*_INTEGERS, "f32", "f64", *_HALVES),
+    "cas": ("b16", "b32", "b64"),
+    **dict.fromkeys(("min", "max"), (*_INTEGERS, *_HALVES)),
+    **dict.fromkeys(("and", "or", "xor", "exch"), ("b32", "b64")),
+    **dict.fromkeys(("inc", "dec"), ("u32",)),
+}
 
 
 def space_of(s: Statement) -> str:
@@ -81,6 +90,9 @@ def atomic(s: Statement) -> None:
     space = space_of(s)
     operation = s.require("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas")
     type_ = s.type()
+    is_swap = operation in ("exch", "cas")
+    if type_ not in _ATOMIC_TYPES[operation] or (is_swap and s.instruction.opcode == "red"):
+        s.refuse(f"{s.instruction.opcode}.{operation} of {type_}")
     has_result = s.instruction.opcode == "atom" and not isinstance(s.operands[0], Discard)
     rest = s.operands[1:] if s.instruction.opcode == "atom" else s.operands
     _require_items(s, rest[1])

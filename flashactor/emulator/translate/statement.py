@@ -157,6 +157,8 @@ class Statement:
         if width == 0:
             return f"p[{slot}]"
         code = NUMPY[type_]
+        if code == "p" or int(code[1]) > width:
+            self.refuse(f"a result of type {type_} in {operand.name} of type {operand.type}")
         return f"{code if int(code[1]) == width else code[0] + str(width)}[{slot}]"
 
     def values(self, operand: Operand, type_: str) -> str:

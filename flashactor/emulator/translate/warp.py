@@ -41,6 +41,8 @@ def vote(s: Statement) -> None:
     s.require("sync")
     mode = s.require("all", "any", "uni", "ballot")
     type_ = s.type()
+    if type_ != ("b32" if mode == "ballot" else "pred"):
+        s.refuse(f"vote.{mode} of {type_}")
     target = s.target(s.operands[0], type_)
     s.call("warps.vote", repr(mode), target, s.value(s.operands[1], "pred"), s.value(s.operands[2], "b32"))
 
@@ -59,8 +61,11 @@ def reduce(s: Statement) -> None:
     operation = s.require("add", "min", "max", "and", "or", "xor")
     magnitude, nan = s.flag("abs"), s.flag("NaN")
     type_ = s.type()
-    if (magnitude or nan) and type_ != "f32":
-        s.refuse(f"redux of {type_} with .abs or .NaN")
+    allowed = ("b32",) if operation in ("and", "or", "xor") else ("u32", "s32")
+    if operation in ("min", "max"):
+        allowed = (*allowed, "f32")
+    if type_ not in allowed or ((magnitude or nan) and type_ != "f32"):
+        s.refuse(f"this redux of {type_}")
     target = s.target(s.operands[0], type_)
     value, members = s.value(s.operands[1], type_), s.value(s.operands[2], "b32")
     s.call("warps.reduce", repr(operation), target, value, members, repr(magnitude), repr(nan))
