@@ -12,6 +12,7 @@ EXPECTED = {
     "async_forward.py": "flashactor::fa2::fwd<bf16, 64, causal>_gqa4 on ",
     "varlen_batch.py": "sentence 3: 22 tokens, max difference from the model",
     "mock_in_a_unit_test.py": "both tests passed",
+    "emulate_your_kernel.py": "without the barrier: DataRaceError",
     "plan_and_explain.py": "reference chosen",
     "run_sample.py": "max error against float64",
 }

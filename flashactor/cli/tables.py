@@ -1,4 +1,4 @@
-"""The support table: each feature as a request that needs it, put to each implementation.
+"""The generated tables of the pages: supported features, tiles, the emulator's instructions.
 
 python -m flashactor.cli.tables --update README.md     # make docs
 python -m flashactor.cli.tables --check README.md
@@ -111,7 +111,26 @@ def tile_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"support-table": support_table, "tile-table": tile_table}
+def opcode_table() -> str:
+    """The emulator's instructions in Markdown."""
+    from flashactor.emulator.translate import translator
+    from flashactor.emulator.translate.emitters import EMITTERS
+
+    opcodes: dict[str, list[str]] = {}
+    for opcode, emitter in EMITTERS.items():
+        summary = (emitter.__doc__ or "").partition("\n\n")[0]
+        opcodes.setdefault(" ".join(summary.split()), []).append(f"`{opcode}`")
+    lines = ["| instructions | forms |", "| --- | --- |"]
+    lines += [f"| {', '.join(names)} | {summary} |" for summary, names in opcodes.items()]
+    control = ", ".join(f"`{opcode}`" for opcode in sorted(translator.CONTROL))
+    return "\n".join([*lines, f"| {control} | control flow |"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "support-table": support_table,
+    "tile-table": tile_table,
+    "opcode-table": opcode_table,
+}
 """The generated tables, by the name in their markers."""
 
 

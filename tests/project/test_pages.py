@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/kernels.md", "docs/emulator.md"])
 def test_generated_tables_are_current(page):
     text = (ROOT / page).read_text()
     assert refreshed(text) == text, "run make docs"

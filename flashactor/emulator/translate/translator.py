@@ -30,6 +30,9 @@ from flashactor.emulator.translate.registers import Slots, allocate, written_reg
 from flashactor.emulator.translate.statement import Statement
 from flashactor.errors import EmulationError
 
+CONTROL = frozenset({"bra", "ret", "exit", "trap"})
+"""What the scheduler does itself, without an emitter."""
+
 BlockFunction = Callable[[Any, Any, Any], Any]
 
 
@@ -168,7 +171,7 @@ class _Translator:
         guard = ""
         if instruction.guard is not None:
             guard = f"{'~' if instruction.guard_inverted else ''}p[{self.slot(instruction.guard)}]"
-        if opcode in ("bra", "ret", "exit", "trap"):
+        if opcode in CONTROL:
             statement = Statement(instruction, index, self, "m")
             statement.ignore("uni")
             statement.finish()
