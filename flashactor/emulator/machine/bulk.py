@@ -52,6 +52,7 @@ class _Store:
     group: int
     source: Array
     destination: Array
+    chunks: Array
     operation: str | None
     type: str | None
     is_read: bool = False
@@ -65,6 +66,8 @@ class BulkUnit:
         self._loads: list[_Load] = []
         self._stores: list[_Store] = []
         self._group = np.zeros(machine.lane_count, np.int64)
+        # Stores that still read each 16-byte chunk of shared memory.
+        self._readers = np.zeros(len(machine.shared) >> 4, np.int32)
 
     @property
     def pending_loads(self) -> int:
@@ -197,7 +200,9 @@ class BulkUnit:
             machine.clocks.access_global(
                 i, destination, 1, np.full(destination.size, lane), kind, operation is not None
             )
-        self._stores.append(_Store(i, lane, int(self._group[lane]), source, destination, operation, type_))
+        group = int(self._group[lane])
+        self._stores.append(_Store(i, lane, group, source, destination, chunks, operation, type_))
+        self._readers[chunks >> 4] += 1
         machine.in_flight_reads += 1
 
     def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
@@ -207,11 +212,24 @@ class BulkUnit:
     def wait(self, w: Window, m: Mask, i: int, newest: int, reading: bool) -> None:
         """cp.async.bulk.wait_group: all but the lane's N newest groups are read, or complete."""
         lanes = set(w.active(m, w.lanes).tolist())
-        for store in list(self._stores):
-            if store.lane in lanes and store.group < self._group[store.lane] - newest:
+        kept = []
+        for store in self._stores:
+            done = store.lane in lanes and store.group < self._group[store.lane] - newest
+            if done:
                 self._finish(store)
-                if not reading:
-                    self._stores.remove(store)
+            if reading or not done:
+                kept.append(store)
+        self._stores = kept
+        if self._m.clocks is not None:
+            for store in kept:  # what a newer store reads too is still being read
+                if store.lane in lanes and not store.is_read:
+                    self._m.clocks.read_async(
+                        store.instruction,
+                        store.chunks,
+                        16,
+                        np.full(store.chunks.size, store.lane),
+                        together=False,
+                    )
 
     def leave(self, lanes: Array) -> None:
         """Lanes leave the kernel: what they stored must have been read by now."""
@@ -230,17 +248,14 @@ class BulkUnit:
 
     def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
         """Refuse to write where a bulk store is still reading."""
-        for store in self._stores:
-            if store.is_read:
-                continue
-            touched = np.isin(index >> 4, np.unique(store.source >> 4))
-            if touched.any():
-                at = int(np.argmax(touched))
-                self._m.fault_async(
-                    w, m, i, at, int(index[at] % self._m.shared_stride),
-                    "a write to shared memory that a bulk store is still reading",
-                    "wait for it (cp.async.bulk.wait_group.read) before its source is written again",
-                )  # fmt: skip
+        touched = self._readers[index >> 4] > 0
+        if touched.any():
+            at = int(np.argmax(touched))
+            self._m.fault_async(
+                w, m, i, at, int(index[at] % self._m.shared_stride),
+                "a write to shared memory that a bulk store is still reading",
+                "wait for it (cp.async.bulk.wait_group.read) before its source is written again",
+            )  # fmt: skip
 
     def _finish(self, store: _Store) -> None:
         if store.is_read:
@@ -249,8 +264,8 @@ class BulkUnit:
         memory = machine.memory
         data = memory.shared_units[1][store.source]
         if machine.clocks is not None:
-            chunks = np.unique(store.source >> 4) << 4
-            machine.clocks.finish_read_async(chunks, 16, np.full(chunks.size, store.lane))
+            lanes = np.full(store.chunks.size, store.lane)
+            machine.clocks.finish_read_async(store.chunks, 16, lanes)
         if store.operation is None:
             memory.global_units[1][store.destination] = data
         else:
@@ -265,6 +280,7 @@ class BulkUnit:
             unit[at] = result
         memory.mark_written(store.destination, 1)
         store.is_read = True
+        self._readers[store.chunks >> 4] -= 1
         machine.in_flight_reads -= 1
 
     # ---- checks

@@ -78,7 +78,7 @@ class MbarrierUnit:
     ) -> None:
         """mbarrier.expect_tx and complete_tx."""
         at, _ = self._places(w, m, i, base, offset)
-        amount = w.flat(m, count).astype(np.int64)
+        amount = self._bytes(w, m, i, count)
         np.add.at(self._transactions, at, amount if is_expected else -amount)
         self._complete(i, np.unique(at))
 
@@ -92,7 +92,7 @@ class MbarrierUnit:
         if state is not None:
             w.put(m, state, self.phase[at].astype(np.uint64))
         if expected is not None:
-            np.add.at(self._transactions, at, w.flat(m, expected).astype(np.int64))
+            np.add.at(self._transactions, at, self._bytes(w, m, i, expected))
         if drop:
             np.subtract.at(self._count, at, amount)
         self._publish(at, w.active(m, w.lanes), relaxed)
@@ -170,6 +170,15 @@ class MbarrierUnit:
         return at
 
     # ---- details
+    def _bytes(self, w: Window, m: Mask, i: int, count: Any) -> Array:
+        """A checked number of bytes, one for each active lane."""
+        amount = w.flat(m, count).astype(np.int64)
+        over = amount >= 1 << 20
+        if over.any():
+            at = int(np.argmax(over))
+            self._fault(w, m, i, at, f"a transaction of {int(amount[at])} bytes", "at most 1048575")
+        return np.asarray(amount)
+
     def _places(
         self, w: Window, m: Mask, i: int, base: Any, offset: int, *, must_live: bool = True
     ) -> tuple[Array, Array]:

@@ -75,6 +75,8 @@ class WarpgroupUnit:
         groups = (machine.blocks, -(-machine.warps_per_block // 4))
         self._committed = np.zeros(groups, np.int64)
         self._reading: list[_Reading] = []
+        # Readings of each 16-byte chunk of shared memory.
+        self._readers = np.zeros(len(machine.shared) >> 4, np.int32)
 
     def fence(self, w: Window, m: Mask, i: int, _: None) -> None:
         """wgmma.fence; the static check of registers asks where it is needed."""
@@ -95,6 +97,8 @@ class WarpgroupUnit:
             (finished if done else kept).append(reading)
         self._reading = kept
         self._m.in_flight_reads -= len(finished)
+        for reading in finished:
+            self._readers[reading.chunks >> 4] -= 1
         if self._m.clocks is None:
             return
         for reading in finished:
@@ -193,6 +197,7 @@ class WarpgroupUnit:
         if machine.clocks is not None:
             self._note_read(i, chunks, identity)
         self._reading.append(_Reading(identity, int(self._committed[identity]), chunks, i))
+        self._readers[chunks >> 4] += 1
         machine.in_flight_reads += 1
 
     def _note_read(self, i: int, chunks: Array, identity: tuple[int, int]) -> None:
@@ -207,15 +212,14 @@ class WarpgroupUnit:
 
     def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
         """Refuse to write where a wgmma may still read."""
-        for reading in self._reading:
-            touched = np.isin(index >> 4, reading.chunks >> 4)
-            if touched.any():
-                at = int(np.argmax(touched))
-                self._m.fault_async(
-                    w, m, i, at, int(index[at] % self._m.shared_stride),
-                    "a write to shared memory that a wgmma may still be reading",
-                    "wait for the product (wgmma.wait_group) before its operands are written again",
-                )  # fmt: skip
+        touched = self._readers[index >> 4] > 0
+        if touched.any():
+            at = int(np.argmax(touched))
+            self._m.fault_async(
+                w, m, i, at, int(index[at] % self._m.shared_stride),
+                "a write to shared memory that a wgmma may still be reading",
+                "wait for the product (wgmma.wait_group) before its operands are written again",
+            )  # fmt: skip
 
     def leave(self, lanes: Array) -> None:
         """Lanes leave the kernel: their products must have been waited for."""

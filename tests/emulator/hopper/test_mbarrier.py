@@ -322,6 +322,7 @@ work:
         (BarrierError, [parity(0, "try_wait")], "mbarrier.try_wait"),
         (BarrierError, [f"{EXPECT} [bar], 16;"], "mbarrier.expect_tx"),
         (BarrierError, ["mbarrier.inval.shared::cta.b64 [bar];"], "mbarrier.inval"),
+        (BarrierError, [init(1), f"{EXPECT} [bar], 1048576;"], "mbarrier.expect_tx"),
         (BarrierError, [init(0)], "mbarrier.init"),
         (BarrierError, [init(1 << 20)], "mbarrier.init"),
         (BarrierError, [init(1), f"{ARRIVE} _, [bar], 2;"], "mbarrier.arrive"),
