@@ -27,6 +27,8 @@ from flashactor.errors import AsyncHazardError, DeadlockError, EmulationError
 
 Array = NDArray[Any]
 WINDOWS_KEPT = 512
+IDLE_LIMIT = 2000
+"""How often threads may ask in vain for an mbarrier while no other thread can run."""
 
 
 class Machine:
@@ -114,6 +116,7 @@ class Machine:
         self._blocked = np.zeros(self.lane_count, bool)
         self._parked = np.zeros(self.lane_count, bool)
         self._yielded = np.zeros(self.lane_count, bool)
+        self._idle = 0
         self._windows: dict[tuple[int, int, int, int], Window] = {}
         self._lengths = [block.stop - block.start for block in kernel.flow.blocks]
         self._needs_group = np.array([block.needs_warpgroup for block in kernel.flow.blocks] + [False])
@@ -162,6 +165,10 @@ class Machine:
             if (by_warp != NOWHERE).any():
                 break
             if self._yielded.any():
+                # Who asks again and again waits too: let something happen meanwhile.
+                self._idle = 0 if self.bulk.deliver(policy.pick) else self._idle + 1
+                if self._idle > IDLE_LIMIT:
+                    self._stuck("threads ask without end for an mbarrier that never completes")
                 self._yielded[:] = False
             elif not self.bulk.deliver(policy.pick):
                 if not self.alive.any():
@@ -283,6 +290,7 @@ class Machine:
     def wake_parked(self) -> None:
         """Let parked lanes look again."""
         self._parked[:] = False
+        self._idle = 0
 
     def yield_lanes(self, lanes: Array) -> None:
         """Hold lanes until no other lane can run."""

@@ -51,6 +51,13 @@ def test_bytes_may_be_expected_after_the_copy_began():
     np.testing.assert_array_equal(go(INIT, LOAD, EXPECT, WAIT, TAKE, schedule="all"), np.arange(64))
 
 
+def test_a_thread_that_only_asks_waits_too():
+    ask = WAIT.replace("try_wait", "test_wait")
+    np.testing.assert_array_equal(go(INIT, EXPECT, LOAD, ask, TAKE, schedule="all"), np.arange(64))
+    with pytest.raises(DeadlockError, match="ask without end"):
+        go(INIT, EXPECT.replace("256", "512"), LOAD, ask, TAKE)
+
+
 def test_two_loads_on_one_barrier():
     half = LOAD.replace("256", "128")
     other = half.replace("[memory]", "[memory+128]").replace("[%a]", "[%a+128]")
@@ -175,6 +182,13 @@ FAULTS = {
     ),
     "a source written after an uncommitted wait": (
         [FILL, FENCE, STORE, DONE, WRITE_AGAIN, COMMIT, DONE],
+        AsyncHazardError,
+    ),
+    "a source that a newer store reads": (
+        [
+            *(FILL, FENCE, STORE, COMMIT, STORE, COMMIT, DONE.replace("group 0", "group 1")),
+            *("bar.sync 0; @!%first st.shared.u32 [memory+128], 7;", DONE),
+        ],
         AsyncHazardError,
     ),
     "a source written without a barrier": (
