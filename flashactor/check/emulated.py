@@ -9,15 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.arrays import ArrayView
-from flashactor.check.cases import Case, Layout, as_logical, memory_shape, random_values, shapes, verdict
+from flashactor.check.cases import (
+    Case,
+    Layout,
+    Values,
+    as_logical,
+    memory_shape,
+    random_values,
+    shapes,
+    verdict,
+)
 from flashactor.check.findings import Finding
-from flashactor.emulator import SCHEDULES
+from flashactor.emulator import SCHEDULES, EmulationResult
 from flashactor.errors import EmulationError
 from flashactor.executors.emulator import emulate_forward
 from flashactor.kernels.spec import KernelSpec
 
 EVERY_SCHEDULE = ("several key blocks",)
 """Shapes that run under every schedule; the others run under the quickest one."""
+
+MEMORY_ACCESS = "memory access"
 
 MAX_STEPS = 100_000
 """Basic blocks after which a kernel that does not end is given up: the largest case takes a hundredth."""
@@ -26,7 +37,7 @@ MAX_STEPS = 100_000
 def emulated_findings(
     spec: KernelSpec, ptx: str, *, races: bool = True, names: tuple[str, ...] | None = None
 ) -> tuple[Finding, ...]:
-    """One finding for each shape that the kernel is tried on.
+    """One finding for each shape that the kernel is tried on, and one on how it accesses memory.
 
     Kernels whose PTX differs in its target alone are run once: the emulator computes the same for both.
 
@@ -63,11 +74,13 @@ def _findings(
     ptx: str, identity: _Identity, races: bool, names: tuple[str, ...] | None
 ) -> tuple[Finding, ...]:
     spec = identity.spec
-    return tuple(
-        check_case(Case(spec, shape), ptx, races=races, schedule=schedule_of(shape.name))
-        for shape in shapes(spec.tile_m, spec.tile_n)
-        if names is None or shape.name in names
-    )
+    cases = {shape.name: Case(spec, shape) for shape in shapes(spec.tile_m, spec.tile_n)}
+    found = [
+        check_case(case, ptx, races=races, schedule=schedule_of(name))
+        for name, case in cases.items()
+        if names is None or name in names
+    ]
+    return (*found, check_memory_access(cases["one tile"], ptx))
 
 
 def schedule_of(name: str) -> str:
@@ -77,6 +90,44 @@ def schedule_of(name: str) -> str:
 
 def check_case(case: Case, ptx: str, *, races: bool, schedule: str) -> Finding:
     """Run one kernel on one shape and judge the result."""
+    try:
+        result, values, out, lse = _run(case, ptx, schedule=schedule, races=races)
+    except EmulationError as error:
+        return Finding(case.shape.name, False, f"{type(error).__name__}: {error}")
+    found = verdict(case, values, out, lse)
+    agree = "" if result.is_deterministic else "schedules disagree; "
+    errors = f"{', '.join(result.schedules)}: out within {found.error:.1e}, lse within {found.lse_error:.1e}"
+    low_error = found.allowed / 2
+    return Finding(
+        check=case.shape.name,
+        ok=found.problem is None and result.is_deterministic,
+        detail=found.problem or agree + errors,
+        out_error_ratio=found.error / low_error if low_error else float(found.error > 0),
+        lse_error=found.lse_error,
+    )
+
+
+def check_memory_access(case: Case, ptx: str) -> Finding:
+    """Count bank conflicts, and sectors of global memory that were moved in vain, on whole tiles."""
+    try:
+        result, *_ = _run(case, ptx, report=True)
+    except EmulationError as error:
+        return Finding(MEMORY_ACCESS, False, f"{type(error).__name__}: {error}")
+    lines = result.memory_lines
+    wasteful = [line for line in lines if line.transactions > line.ideal]
+    detail = ", ".join(
+        f"{sum(line.transactions for line in lines if line.space == space)} {unit}"
+        for space, unit in (("shared", "wavefronts"), ("global", "sectors"))
+    )
+    for line in wasteful[:1]:
+        detail += f", {line.transactions} instead of {line.ideal} at {line.cuda_line}: {line.instruction}"
+    return Finding(MEMORY_ACCESS, not wasteful, detail)
+
+
+def _run(
+    case: Case, ptx: str, *, schedule: str = SCHEDULES[0], races: bool = False, report: bool = False
+) -> tuple[EmulationResult, Values, NDArray[Any], NDArray[Any]]:
+    """(what happened, q k v, out, lse)."""
     values = random_values(case)
     q, k, v = (_placed(x, case.shape.layout) for x in values)
     out = _placed(np.zeros_like(values[0]), case.shape.layout)
@@ -89,23 +140,17 @@ def check_case(case: Case, ptx: str, *, races: bool, schedule: str) -> Finding:
         ArrayView.of(out, "out"),
         ArrayView.of(lse, "lse"),
     )
-    try:
-        result = emulate_forward(
-            case.spec, ptx, views, case.head_dim**-0.5, schedule=schedule, races=races, max_steps=MAX_STEPS
-        )  # fmt: skip
-    except EmulationError as error:
-        return Finding(case.shape.name, False, f"{type(error).__name__}: {error}")
-    found = verdict(case, values, out, lse)
-    low_error = found.allowed / 2
-    return Finding(
-        check=case.shape.name,
-        ok=found.problem is None and result.is_deterministic,
-        detail=found.problem
-        or ("" if result.is_deterministic else "schedules disagree; ")
-        + f"{', '.join(result.schedules)}: out within {found.error:.1e}, lse within {found.lse_error:.1e}",
-        out_error_ratio=found.error / low_error if low_error else float(found.error > 0),
-        lse_error=found.lse_error,
+    result = emulate_forward(
+        case.spec,
+        ptx,
+        views,
+        case.head_dim**-0.5,
+        schedule=schedule,
+        races=races,
+        report=report,
+        max_steps=MAX_STEPS,
     )
+    return result, values, out, lse
 
 
 def _placed(values: NDArray[Any], layout: Layout) -> NDArray[Any]:

@@ -92,6 +92,7 @@ def emulate_forward(
     *,
     schedule: str = "min",
     races: bool = False,
+    report: bool = False,
     max_steps: int = MAX_STEPS,
 ) -> EmulationResult:
     """Run a dense forward kernel on host arrays.
@@ -104,7 +105,7 @@ def emulate_forward(
         ptx: its PTX.
         operands: q, k, v, out and lse, shaped as ``plan_forward`` says; out and lse are written.
         softmax_scale: factor of the scores.
-        schedule, races, max_steps: as in ``flashactor.emulator.launch``.
+        schedule, races, report, max_steps: as in ``flashactor.emulator.launch``.
 
     Raises:
         OperandError: an array is not in host memory.
@@ -128,6 +129,7 @@ def emulate_forward(
         memory=memory,
         schedule=schedule,
         races=races,
+        report=report,
         max_steps=max_steps,
     )
     memory.require_written("out", "lse")

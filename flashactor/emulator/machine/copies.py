@@ -79,6 +79,7 @@ class CopyUnit:
                     self._read_bytes(w, part, i, address[chosen], count[chosen], data, chosen)
                 else:
                     self._read(w, part, i, address[chosen], size, data, chosen)
+        self._m.report.shared(w, m, i, destination, size)
         at = index >> (size.bit_length() - 1)
         memory.require_settled(w, m, i, index, at, size)
         if self._m.clocks is not None:
