@@ -129,6 +129,8 @@ def launch(
     image = Memory() if memory is None else memory
     parameters = _parameters(kernel.entry, args, image)
     bases = _place_variables(kernel, image)
+    if shared < 0:
+        raise LaunchError(field="shared", got=shared, expected="a number of bytes", remedy="pass 0 for none")
     chosen = SCHEDULES if schedule == "all" else (schedule,)
     if schedule not in (*SCHEDULES, "all"):
         raise LaunchError(
@@ -207,7 +209,7 @@ class _Run:
 
 
 def _extents(value: Extents, name: str) -> tuple[int, int, int]:
-    extents = (value,) if isinstance(value, int) else tuple(value)
+    extents = tuple(value) if isinstance(value, Sequence) else (value,)
     if not 1 <= len(extents) <= 3 or any(not isinstance(e, int) or e < 1 for e in extents):
         raise LaunchError(
             field=name,
@@ -222,12 +224,12 @@ def _extents(value: Extents, name: str) -> tuple[int, int, int]:
 def _check_block(entry: Entry, block: tuple[int, int, int]) -> None:
     threads = block[0] * block[1] * block[2]
     limit = entry.threads_limit or 1024
-    if threads > limit:
+    if threads > limit or (entry.is_limit_exact and threads != limit):
         raise LaunchError(
             field="block",
             got=f"{threads} threads",
-            expected=f"at most {limit}, which {entry.name} was compiled for",
-            remedy="launch smaller blocks",
+            expected=f"{'' if entry.is_limit_exact else 'at most '}{limit}: {entry.name} was compiled for it",
+            remedy="launch blocks of that size",
         )
 
 
@@ -263,7 +265,7 @@ def _argument_bytes(name: str, argument: Argument, size: int, memory: Memory) ->
     if isinstance(argument, np.generic):
         return argument.tobytes()
     if isinstance(argument, bool | int):
-        return (int(argument) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+        return _integer_bytes(name, int(argument), size)
     if isinstance(argument, float) and size in (4, 8):
         return struct.pack("<f" if size == 4 else "<d", argument)
     raise LaunchError(
@@ -272,6 +274,15 @@ def _argument_bytes(name: str, argument: Argument, size: int, memory: Memory) ->
         expected="an array, an Output, a number or bytes",
         remedy="convert it with NumPy",
     )
+
+
+def _integer_bytes(name: str, value: int, size: int) -> bytes:
+    bits = 8 * size
+    if not -(1 << bits - 1) <= value < 1 << bits:
+        raise LaunchError(
+            field=name, got=value, expected=f"a number of {bits} bits", remedy="pass one that fits"
+        )
+    return (value & ((1 << bits) - 1)).to_bytes(size, "little")
 
 
 def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:

@@ -68,15 +68,16 @@ class BarrierUnit:
             expected = w.flat(m, count).astype(np.int64)
             if (expected % 32).any() or (expected <= 0).any():
                 self._fault(i, int(lanes[0]), f"a count of {int(expected[0])}", "a positive multiple of 32")
-            before = self._expected[blocks, numbers]
-            conflicting = (before != 0) & (before != expected)
+            counts = self._expected[blocks, numbers]
+            self._expected[blocks, numbers] = expected
+            counts = np.where(counts == 0, self._expected[blocks, numbers], counts)
+            conflicting = counts != expected
             if conflicting.any():
                 at = int(np.argmax(conflicting))
                 self._fault(
-                    i, int(lanes[at]), f"a count of {int(expected[at])} where others gave {int(before[at])}",
+                    i, int(lanes[at]), f"a count of {int(expected[at])} where others gave {int(counts[at])}",
                     "one count from all that meet at a barrier",
                 )  # fmt: skip
-            self._expected[blocks, numbers] = expected
         if action != "arrive":
             self.waiting_at[lanes] = numbers
             machine.block_lanes(lanes)

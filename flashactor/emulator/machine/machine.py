@@ -133,9 +133,6 @@ class Machine:
             uniform: int | None = 0 if self.alive.all() and policy.name == "min" else None
             everything = self.window(0, self.warps_per_block, 0, self.blocks)
             while True:
-                self.steps += 1
-                if self.steps > max_steps:
-                    self._stuck(f"no end after {max_steps} steps: threads spin without end")
                 if uniform is not None:
                     self._execute(uniform, everything, True)
                 else:
@@ -143,6 +140,9 @@ class Machine:
                     if chosen is None:
                         return
                     self._execute(*chosen)
+                self.steps += 1
+                if self.steps > max_steps and self.alive.any():
+                    self._stuck(f"no end after {max_steps} steps: threads spin without end")
                 uniform = self._uniform() if policy.name == "min" else None
 
     def _uniform(self) -> int | None:

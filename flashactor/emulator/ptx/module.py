@@ -164,12 +164,14 @@ class Entry:
         dynamic_offset: offset of dynamic shared memory.
         local_bytes: stack of a thread.
         threads_limit: ``.maxntid`` or ``.reqntid``, or None.
+        is_limit_exact: whether it is ``.reqntid``.
     """
 
     name: str
     parameters: dict[str, tuple[int, int]]
     parameter_bytes: int
     threads_limit: int | None = None
+    is_limit_exact: bool = False
     instructions: list[Instruction] = field(default_factory=list)
     registers: list[Register] = field(default_factory=list)
     shared_bytes: int = 0

@@ -146,7 +146,8 @@ class _Parser:
             threads = 1
             for extent in limit[1].split(","):
                 threads *= int(extent)
-        entry = Entry(found[1], parameters, offset, threads)
+        is_exact = limit is not None and limit[0].startswith(".reqntid")
+        entry = Entry(found[1], parameters, offset, threads, is_exact)
         self._at = found.end()
         _Body(self, entry).parse()
         self._place_shared(entry)

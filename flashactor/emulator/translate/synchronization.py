@@ -25,13 +25,16 @@ def barrier(s: Statement) -> None:
     operands = s.operands
     if action == "red":
         operation = s.require("popc", "and", "or")
-        s.type()
+        if s.type() != ("u32" if operation == "popc" else "pred"):
+            s.refuse(f"a barrier's {operation} of this type")
         result = operands[0]
         assert isinstance(result, Register)
         code = "u4" if operation == "popc" else "p"
         reduction = f"({operation!r}, {s.value(operands[-1], 'pred')}, {code!r}, {s.slot(result)})"
         operands = operands[1:-1]
     identifier = s.value(operands[0], "u32") if operands else "0"
+    if action == "arrive" and len(operands) < 2:
+        s.refuse("an arrival at a barrier without a count")
     count = s.value(operands[1], "u32") if len(operands) > 1 else "None"
     return s.call("barriers.arrive", repr(action), identifier, count, repr(aligned), reduction)
 
