@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -13,23 +12,19 @@ from typing import NamedTuple
 from flashactor.emulator.faults import unsupported
 from flashactor.emulator.ptx.module import (
     TYPE_BYTES,
-    Address,
-    Discard,
     Entry,
     Immediate,
     Instruction,
     Label,
     Module,
-    Not,
     Operand,
-    Pair,
     Register,
     SourceLine,
     Special,
     Symbol,
     Variable,
-    Vector,
 )
+from flashactor.emulator.ptx.operands import parse_constant, parse_operand, split_list
 from flashactor.errors import FaultLocation, PtxSyntaxError
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
@@ -52,8 +47,6 @@ _VARIABLE = re.compile(
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.S)
 _RANGE = re.compile(r"(.*)<(\d+)>$")
 _INSTRUCTION = re.compile(r"(?:@(!?)([%\w$]+)\s+)?([a-z]\w*)((?:[.:][\w:]+)*)\s*(.*)$", re.S)
-_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?$")
-_ADDRESS = re.compile(r"(.+?)\s*(?:([+-])\s*(-?\w+))?$", re.S)
 _THREADS = re.compile(r"\.(?:maxntid|reqntid)\s+([\d,\s]+)")
 
 DYNAMIC_SHARED_ALIGNMENT = 1024
@@ -94,6 +87,7 @@ class _Parser:
         self._files: dict[str, str] = {}
         self._module = Module(target="", entries={}, variables={})
         self._globals = _Scope(None)
+        self._ends = dict.fromkeys(("global", "const", "shared", "local"), 0)
 
     def module(self) -> Module:
         """Parse the whole text."""
@@ -131,7 +125,7 @@ class _Parser:
         if found is None:
             raise self._syntax("an entry", "an entry with a body")
         parameters, offset = {}, 0
-        for declaration in _split(found[2] or ""):
+        for declaration in split_list(found[2] or ""):
             parsed = _PARAMETER.match(declaration.strip())
             if parsed is None or parsed[2] not in TYPE_BYTES:
                 raise unsupported(self._line(), declaration.strip(), "a parameter")
@@ -149,27 +143,9 @@ class _Parser:
         is_exact = limit is not None and limit[0].startswith(".reqntid")
         entry = Entry(found[1], parameters, offset, threads, is_exact)
         self._at = found.end()
+        entry.shared_bytes = self._ends["shared"]
         _Body(self, entry).parse()
-        self._place_shared(entry)
         self._module.entries[entry.name] = entry
-
-    def _place_shared(self, entry: Entry) -> None:
-        static = [v for v in self._module.variables.values() if v.space == "shared" and v.size]
-        entry.shared_bytes = max((v.offset + v.size for v in static), default=0)
-        entry.dynamic_offset = _align(entry.shared_bytes, DYNAMIC_SHARED_ALIGNMENT)
-        for index, instruction in enumerate(entry.instructions):
-            if "shared_dynamic" in repr(instruction.operands):
-                moved = tuple(_moved(operand, entry.dynamic_offset) for operand in instruction.operands)
-                entry.instructions[index] = Instruction(
-                    instruction.opcode,
-                    instruction.modifiers,
-                    moved,
-                    instruction.guard,
-                    instruction.guard_inverted,
-                    instruction.line,
-                    instruction.text,
-                    instruction.source,
-                )
 
     def _declaration(self, statement: str, scope: _Scope, entry: Entry | None) -> None:
         found = _VARIABLE.match(statement)
@@ -182,18 +158,21 @@ class _Parser:
             count *= int(extent or 0)
         size, aligned = unit * count, int(alignment or unit)
         if space == "shared" and external:
-            space = "shared_dynamic"
-        variables = self._module.variables.values()
-        if space == "local" and entry is not None:
-            offset = _align(entry.local_bytes, aligned)
-            entry.local_bytes = offset + size
+            space, offset = "shared_dynamic", 0  # its place follows from the entry's static variables
+        elif entry is not None and space in ("local", "shared"):
+            ends = entry.local_bytes if space == "local" else entry.shared_bytes
+            offset = _align(ends, aligned)
+            if space == "local":
+                entry.local_bytes = offset + size
+            else:
+                entry.shared_bytes = offset + size
         else:
-            ends = [v.offset + v.size for v in variables if v.space == space and space != "shared_dynamic"]
-            offset = _align(max(ends, default=0), aligned)
+            offset = _align(self._ends[space], aligned)
+            self._ends[space] = offset + size
         data = None if initial is None else _initial_bytes(initial, type_, size)
         variable = Variable(name, space, offset, size, aligned, data)
         scope.symbols[name] = variable
-        if space != "local":
+        if space in ("global", "const"):
             self._module.variables[name] = variable
 
     # ---- the text
@@ -276,6 +255,7 @@ class _Body:
                 self._scope.labels[found[1]] = len(self._pending)
             else:
                 self._statement()
+        self._entry.dynamic_offset = _align(self._entry.shared_bytes, DYNAMIC_SHARED_ALIGNMENT)
         self._resolve()
 
     def _source_line(self, found: re.Match[str]) -> SourceLine:
@@ -324,7 +304,7 @@ class _Body:
             if guard_register is not None and not isinstance(guard_register, Register):
                 raise unsupported(line, statement, f"the guard {guard}")
             try:
-                parsed = tuple(_operand(part.strip(), resolve) for part in _split(operands))
+                parsed = tuple(parse_operand(part.strip(), resolve) for part in split_list(operands))
             except (AssertionError, IndexError, ValueError) as error:
                 raise PtxSyntaxError(
                     field=f"line {line} of the PTX",
@@ -354,6 +334,8 @@ class _Body:
                 return Label(name, each.labels[name])
             if name in each.symbols:
                 variable = each.symbols[name]
+                if variable.space == "shared_dynamic":
+                    return Symbol(name, "shared", self._entry.dynamic_offset)
                 return Symbol(name, variable.space, variable.offset)
         if name in self._entry.parameters:
             return Symbol(name, "param", self._entry.parameters[name][0])
@@ -362,88 +344,11 @@ class _Body:
         raise unsupported(line, " ".join(statement.split()), f"the name {name}")
 
 
-def _operand(text: str, resolve: Callable[[str], Operand]) -> Operand:
-    first = text[0]
-    if first == "{":
-        return Vector(tuple(_operand(part.strip(), resolve) for part in _split(text[1:-1])))
-    if first == "[":
-        parts = _split(text[1:-1])
-        coordinates: tuple[Operand, ...] = ()
-        if len(parts) > 1:
-            tensor = _operand(parts[1].strip(), resolve)
-            coordinates = tensor.items if isinstance(tensor, Vector) else (tensor,)
-        found = _ADDRESS.match(parts[0].strip())
-        assert found
-        name, sign, offset = found.groups()
-        shift = int(offset or "0", 0) * (-1 if sign == "-" else 1)
-        return Address(_operand(name.strip(), resolve), shift, coordinates)
-    if "|" in text:
-        left, right = text.split("|", 1)
-        return Pair(_operand(left.strip(), resolve), _operand(right.strip(), resolve))
-    if first == "!":
-        register = resolve(text[1:].strip())
-        assert isinstance(register, Register)
-        return Not(register)
-    if first.isdigit() or first == "-":
-        return _constant(text)
-    if text == "_":
-        return Discard()
-    if "+" in text:
-        name, _, distance = text.partition("+")
-        symbol = resolve(name.strip())
-        if isinstance(symbol, Symbol):
-            return Symbol(symbol.name, symbol.space, symbol.offset + int(distance, 0))
-    return resolve(text)
-
-
-def _constant(text: str) -> Immediate:
-    if text[:2] in ("0f", "0F"):
-        return Immediate(int(text[2:], 16), "f32")
-    if text[:2] in ("0d", "0D"):
-        return Immediate(int(text[2:], 16), "f64")
-    if _INTEGER.match(text):
-        digits = text.rstrip("U")
-        octal = re.match(r"-?0\d+$", digits)
-        return Immediate(int(digits, 8 if octal else 0))
-    return Immediate(struct.unpack("<Q", struct.pack("<d", float(text)))[0], "f64")
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas outside of brackets."""
-    if not text.strip():
-        return []
-    if "{" not in text and "[" not in text:
-        return text.split(",")
-    parts, depth, start = [], 0, 0
-    for at, character in enumerate(text):
-        if character in "{[(":
-            depth += 1
-        elif character in "}])":
-            depth -= 1
-        elif character == "," and not depth:
-            parts.append(text[start:at])
-            start = at + 1
-    parts.append(text[start:])
-    return parts
-
-
-def _moved(operand: Operand, distance: int) -> Operand:
-    """The operand with dynamic shared memory at its place behind the static variables."""
-    match operand:
-        case Symbol(name, "shared_dynamic", offset):
-            return Symbol(name, "shared", offset + distance)
-        case Address(base, offset, coordinates):
-            return Address(_moved(base, distance), offset, tuple(_moved(c, distance) for c in coordinates))
-        case Vector(items):
-            return Vector(tuple(_moved(item, distance) for item in items))
-    return operand
-
-
 def _initial_bytes(text: str, type_: str, size: int) -> bytes:
     values = re.findall(r"[^\s,{}]+", text)
     unit = TYPE_BYTES[type_]
     data = b"".join(
-        (_constant(value).value & ((1 << (8 * unit)) - 1)).to_bytes(unit, "little") for value in values
+        (parse_constant(value).value & ((1 << (8 * unit)) - 1)).to_bytes(unit, "little") for value in values
     )
     return data.ljust(size, b"\0")
 
