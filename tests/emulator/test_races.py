@@ -154,7 +154,25 @@ def test_threads_of_a_block_in_global_memory(schedule):
     body = ".reg .b64 %b;" + body
     options = {"block": 64, "races": True, "schedule": schedule}
     run(body.format("bar.sync 0;"), {"a": np.zeros(64, np.uint32)}, **options)
-    fault(DataRaceError, body.format(""), {"a": np.zeros(64, np.uint32)}, instruction="ld.global", **options)
+    fault(DataRaceError, body.format(""), {"a": np.zeros(64, np.uint32)}, **options)
+
+
+@SCHEDULES
+def test_writes_after_reads_in_global_memory(schedule):
+    body = "mad.wide.u32 %b, %tid, 4, %a; xor.b32 %r1, %tid, 32; mad.wide.u32 %rd1, %r1, 4, %a;"
+    body = ".reg .b64 %b;" + body + "ld.global.u32 %r2, [%rd1]; {}\n st.global.u32 [%b], %r2;"
+    array = np.arange(64, dtype=np.uint32)
+    options = {"block": 64, "races": True, "schedule": schedule}
+    run(body.format("bar.sync 0;"), {"a": array}, **options)
+    assert array.tolist() == [*range(32, 64), *range(32)]
+    fault(DataRaceError, body.format(""), {"a": array}, **options)
+
+
+@SCHEDULES
+def test_a_block_that_writes_what_all_have_read(schedule):
+    for writer in range(4):
+        body = f"ld.global.u32 %r1, [%a]; setp.eq.u32 %p1, %me, {32 * writer};\n @%p1 st.global.u32 [%a], 5;"
+        fault(DataRaceError, body, {"a": np.zeros(1, np.uint32)}, grid=4, races=True, schedule=schedule)
 
 
 def test_without_races_nothing_is_looked_for():

@@ -357,8 +357,8 @@ class GlobalRaces:
     """Who touched each grain of global memory, over all blocks of a launch.
 
     Kinds of access are plain, or synchronising (atomics, and loads and stores that are volatile or have a
-    memory order): two synchronising accesses never race. Reads are remembered for one reader; of several, it
-    is remembered that there were several.
+    memory order): two synchronising accesses never race. Of readers, the last one is remembered, and whether
+    several blocks read.
     """
 
     SEVERAL = -2
@@ -372,6 +372,9 @@ class GlobalRaces:
         self._writer_lane = np.zeros(grains, np.uint8)
         self._writer_is_plain = np.zeros(grains, bool)
         self._reader = np.full(grains, -1, np.int32)
+        self._read = np.zeros(grains, np.int32)
+        self._reader_warp = np.zeros(grains, np.int16)
+        self._reader_lane = np.zeros(grains, np.uint8)
         self._reader_is_plain = np.zeros(grains, bool)
 
     def access(
@@ -398,8 +401,9 @@ class GlobalRaces:
                 return at, f"a {what} not ordered after the write by warp {int(owner[at])} of the block"
         if what == "read":
             reader = self._reader[grain]
-            self._reader[grain] = np.where((reader >= 0) & (reader != identity), self.SEVERAL, identity)
-            self._reader[grain[reader == self.SEVERAL]] = self.SEVERAL
+            self._reader[grain] = np.where((reader == -1) | (reader == identity), identity, self.SEVERAL)
+            self._reader[grain[self._reader[grain] != identity]] = self.SEVERAL
+            self._read[grain], self._reader_warp[grain], self._reader_lane[grain] = now, warp, lane
             self._reader_is_plain[grain] |= not is_synchronising
             return None
         reader = self._reader[grain]
@@ -409,6 +413,16 @@ class GlobalRaces:
         if foreign.any():
             at = int(np.argmax(foreign))
             return at, f"a {what} of what another block of the grid reads"
+        mine = reader == identity
+        if mine.any():
+            owner, owner_lane = self._reader_warp[grain], self._reader_lane[grain]
+            unseen = mine & (self._read[grain] > seen[block, warp, owner, owner_lane])
+            unseen &= ~((owner == warp) & (owner_lane == lane))
+            if is_synchronising:
+                unseen &= self._reader_is_plain[grain]
+            if unseen.any():
+                at = int(np.argmax(unseen))
+                return at, f"a {what} not ordered after the read by warp {int(owner[at])} of the block"
         self._writer[grain] = identity
         self._written[grain] = now
         self._writer_warp[grain] = warp
