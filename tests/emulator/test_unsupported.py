@@ -23,7 +23,12 @@ from flashactor.errors import UnsupportedPtxError
      "lop3.or.b32 %p1|%r1, %r2, %r3, %r4, 5, %p2;", "fence.proxy.tensor;", "bar.sync.foo 0;",
           "shfl.sync.b32 %r1, %r2;",
      "mov.u32 %r1, %envreg0;", "add.u64 %r1, %r2, %r3;", "add.u32 %h1, %r2, %r3;", "cvt.rn.f16.f32 %h1;",
-     "membar.proxy;", "prefetch.L3 [%rd1];"],
+     "membar.proxy;", "add.u32 %r1, %r2;",
+     "add.u32 %r1, %r2, %r3, %r4;", "mov.u32 %r1;", "ld.u32 %r1, [%rd1], %r2;",
+          "setp.eq.u32 %p1, %r1, %r2, %p2;",
+     "setp.eq.and.u32 %p1, %r1, %r2;", "min.u32 %r1, %r2, %r3, %r4;", "max.f16 %h1, %h2, %h3, %h4;",
+     "min.relu.u32 %r1, %r2, %r3;", "neg.u32 %r1, %r2;", "cvt.u32.u16 %r1, %h1, %h2;",
+     "cvt.rn.f16x2.f32 %r1, %f1;", "prefetch.L3 [%rd1];"],
 )  # fmt: skip
 def test_instructions(instruction):
     output = np.zeros(32, np.uint32)

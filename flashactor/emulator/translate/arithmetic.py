@@ -52,7 +52,7 @@ def _pairs(s: Statement, operation: str) -> None:
     s.assign(s.target(s.operands[0], "b64"), f"joined({result})")
 
 
-@emits("add", "sub")
+@emits("add", "sub", operands=(3,))
 def add(s: Statement) -> None:
     """add, sub."""
     type_ = s.type()
@@ -72,7 +72,7 @@ def add(s: Statement) -> None:
     return s.ufunc(_INTEGER_UFUNCS[opcode], s.target(s.operands[0], type_), *values)
 
 
-@emits("mul")
+@emits("mul", operands=(3,))
 def mul(s: Statement) -> None:
     """mul, mul.wide, mul.hi."""
     type_ = s.type()
@@ -100,7 +100,7 @@ def mul(s: Statement) -> None:
     return s.ufunc("multiply", s.target(s.operands[0], type_), *values)
 
 
-@emits("mul24")
+@emits("mul24", operands=(3,))
 def mul24(s: Statement) -> None:
     """mul24.lo: the low 32 bits of a product of 24-bit numbers."""
     type_, _ = s.type(), s.require("lo")
@@ -109,7 +109,7 @@ def mul24(s: Statement) -> None:
     s.ufunc("multiply", s.target(s.operands[0], type_), *values)
 
 
-@emits("mad")
+@emits("mad", operands=(4,))
 def mad(s: Statement) -> None:
     """mad.lo, mad.hi, mad.wide; of floats it is fma."""
     type_ = s.type()
@@ -125,7 +125,7 @@ def mad(s: Statement) -> None:
     return s.assign(s.target(s.operands[0], type_), f"{product} + {s.value(s.operands[3], type_)}")
 
 
-@emits("fma")
+@emits("fma", operands=(4,))
 def fma(s: Statement) -> None:
     """fma.rn."""
     type_ = s.type()
@@ -143,7 +143,7 @@ def _fma(s: Statement, type_: str) -> None:
     return _float(s, type_, f"numeric.fma_{type_}({values})", ftz, sat)
 
 
-@emits("div", "rem")
+@emits("div", "rem", operands=(3,))
 def div(s: Statement) -> None:
     """div, rem; approximate float divisions are rounded correctly."""
     type_ = s.type()
@@ -156,24 +156,28 @@ def div(s: Statement) -> None:
     return s.assign(s.target(s.operands[0], type_), f"numeric.{function}({values})")
 
 
-@emits("neg", "abs")
+@emits("neg", "abs", operands=(2,))
 def neg(s: Statement) -> None:
     """neg, abs."""
     type_ = s.type()
     opcode = s.instruction.opcode
     if type_ in _HALVES:
         return _half(s, opcode, type_)
+    if type_[0] not in "sf":
+        s.refuse(f"{opcode} of {type_}")
     ftz = s.flag("ftz")
     name = "negative" if opcode == "neg" else "absolute"
     (value,) = _inputs(s, type_, ftz)
     return s.ufunc(name, s.target(s.operands[0], type_), value)
 
 
-@emits("min", "max")
+@emits("min", "max", operands=(3, 4))
 def extreme(s: Statement) -> None:
-    """min, max, of two or three numbers."""
+    """min, max, of two numbers, or three of f32."""
     type_ = s.type()
     opcode = s.instruction.opcode
+    if len(s.operands) == 4 and type_ != "f32":
+        s.refuse(f"{opcode} of three numbers of type {type_}")
     if type_ in _HALVES:
         return _half(s, opcode, type_)
     if type_ in ("f32", "f64"):
@@ -183,7 +187,7 @@ def extreme(s: Statement) -> None:
         if len(values) == 3:
             expression = f"halves.extreme({opcode!r}, {expression}, {values[2]}, {nan})"
         return s.assign(s.target(s.operands[0], type_), expression)
-    relu = s.flag("relu")
+    relu = type_ == "s32" and s.flag("relu")
     values = _inputs(s, type_, False)
     if relu:
         return s.assign(
@@ -193,7 +197,7 @@ def extreme(s: Statement) -> None:
     return s.ufunc(_INTEGER_UFUNCS[opcode], s.target(s.operands[0], type_), *values)
 
 
-@emits("and", "or", "xor")
+@emits("and", "or", "xor", operands=(3,))
 def logic(s: Statement) -> None:
     """and, or, xor, also of predicates."""
     type_ = s.type()
@@ -201,21 +205,21 @@ def logic(s: Statement) -> None:
     s.ufunc(names[s.instruction.opcode], s.target(s.operands[0], type_), *_inputs(s, type_, False))
 
 
-@emits("not")
+@emits("not", operands=(2,))
 def invert(s: Statement) -> None:
     """not."""
     type_ = s.type()
     s.ufunc("invert", s.target(s.operands[0], type_), s.value(s.operands[1], type_))
 
 
-@emits("cnot")
+@emits("cnot", operands=(2,))
 def cnot(s: Statement) -> None:
     """cnot: 1 where the operand is 0."""
     type_ = s.type()
     s.assign(s.target(s.operands[0], type_), f"({s.value(s.operands[1], type_)} == 0)")
 
 
-@emits("shl", "shr")
+@emits("shl", "shr", operands=(3,))
 def shift(s: Statement) -> None:
     """shl, shr, with counts clamped to the width."""
     type_ = s.type()
@@ -235,7 +239,7 @@ def shift(s: Statement) -> None:
     return s.assign(target, f"numeric.{name}({value}, {s.value(count, 'u32')})")
 
 
-@emits("shf")
+@emits("shf", operands=(4,))
 def funnel_shift(s: Statement) -> None:
     """shf."""
     s.type()
@@ -246,7 +250,7 @@ def funnel_shift(s: Statement) -> None:
     s.assign(s.target(s.operands[0], "u32"), expression)
 
 
-@emits("lop3")
+@emits("lop3", operands=(5,))
 def lop3(s: Statement) -> None:
     """lop3.b32."""
     s.type()
@@ -255,7 +259,7 @@ def lop3(s: Statement) -> None:
     s.assign(s.target(s.operands[0], "b32"), f"numeric.lop3({a}, {b}, {c}, {table})")
 
 
-@emits("prmt")
+@emits("prmt", operands=(4,))
 def permute(s: Statement) -> None:
     """prmt.b32 in its default mode."""
     s.type()
@@ -263,7 +267,7 @@ def permute(s: Statement) -> None:
     s.assign(s.target(s.operands[0], "b32"), f"numeric.permute_bytes({a}, {b}, {selector})")
 
 
-@emits("bfe")
+@emits("bfe", operands=(4,))
 def bit_field_extract(s: Statement) -> None:
     """bfe."""
     type_ = s.type()
@@ -271,7 +275,7 @@ def bit_field_extract(s: Statement) -> None:
     s.assign(s.target(s.operands[0], type_), f"numeric.bit_field_extract({a}, {position}, {length})")
 
 
-@emits("bfi")
+@emits("bfi", operands=(5,))
 def bit_field_insert(s: Statement) -> None:
     """bfi."""
     type_ = s.type()
@@ -281,7 +285,7 @@ def bit_field_insert(s: Statement) -> None:
     s.assign(s.target(s.operands[0], type_), expression)
 
 
-@emits("brev", "popc", "clz")
+@emits("brev", "popc", "clz", operands=(2,))
 def count_bits(s: Statement) -> None:
     """brev, popc, clz."""
     type_ = s.type()
@@ -291,7 +295,7 @@ def count_bits(s: Statement) -> None:
     s.assign(s.target(s.operands[0], result), f"numeric.{function}({s.value(s.operands[1], type_)})")
 
 
-@emits("bfind")
+@emits("bfind", operands=(2,))
 def find_bit(s: Statement) -> None:
     """bfind."""
     type_ = s.type()
@@ -313,7 +317,7 @@ _UNARY = {
 }
 
 
-@emits(*_UNARY)
+@emits(*_UNARY, operands=(2,))
 def transcendental(s: Statement) -> None:
     """ex2, lg2, rcp, sqrt, rsqrt, sin, cos, tanh.
 
@@ -336,7 +340,7 @@ def transcendental(s: Statement) -> None:
     return _float(s, type_, f"np.float32({expression})", ftz, False)
 
 
-@emits("copysign")
+@emits("copysign", operands=(3,))
 def copysign(s: Statement) -> None:
     """copysign d, a, b: b with the sign of a."""
     type_ = s.type()
@@ -384,10 +388,12 @@ def _comparison(s: Statement) -> tuple[str, str, list[str]]:
     return compare, type_, values
 
 
-@emits("setp")
+@emits("setp", operands=(3, 4))
 def setp(s: Statement) -> None:
     """setp, with one or two results and an optional third predicate."""
     combine = s.choice("and", "or", "xor")
+    if bool(combine) != (len(s.operands) == 4):
+        s.refuse("setp with these operands")
     compare, type_, (x, y) = _comparison(s)
     first, second = s.pair(s.operands[0])
     is_float = type_ in ("f32", "f64")
@@ -403,7 +409,7 @@ def setp(s: Statement) -> None:
     return None
 
 
-@emits("set")
+@emits("set", operands=(3,))
 def set_(s: Statement) -> None:
     """set: all ones, or 1.0, where the comparison holds."""
     result = s.type()
@@ -414,7 +420,7 @@ def set_(s: Statement) -> None:
     s.assign(s.target(s.operands[0], "f32" if result == "f32" else "u32"), expression)
 
 
-@emits("selp")
+@emits("selp", operands=(4,))
 def selp(s: Statement) -> None:
     """selp."""
     type_ = s.type()
@@ -422,7 +428,7 @@ def selp(s: Statement) -> None:
     s.assign(s.target(s.operands[0], type_), f"np.where({s.value(s.operands[3], 'pred')}, {a}, {b})")
 
 
-@emits("slct")
+@emits("slct", operands=(4,))
 def slct(s: Statement) -> None:
     """slct d, a, b, c: a where c >= 0."""
     ftz = s.flag("ftz")

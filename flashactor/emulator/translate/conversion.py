@@ -11,7 +11,7 @@ _FLOAT_MODES = ("rn", "rz", "rm", "rp")
 _ROUNDING = {"rni": "np.rint", "rzi": "np.trunc", "rmi": "np.floor", "rpi": "np.ceil"}
 
 
-@emits("mov")
+@emits("mov", operands=(2,))
 def mov(s: Statement) -> None:
     """mov, also packing into and unpacking from a wider register."""
     type_ = s.type()
@@ -31,7 +31,7 @@ def mov(s: Statement) -> None:
     return s.assign(s.target(to, type_), s.value(source, type_))
 
 
-@emits("cvta")
+@emits("cvta", operands=(2,))
 def cvta(s: Statement) -> None:
     """cvta: between an address of a state space and a generic one."""
     type_ = s.type()
@@ -42,12 +42,14 @@ def cvta(s: Statement) -> None:
     s.assign(s.target(s.operands[0], type_), f"{value} {operator} M.address_window({space.split('::')[0]!r})")
 
 
-@emits("cvt")
+@emits("cvt", operands=(2, 3))
 def cvt(s: Statement) -> None:
     """cvt between integers and floats of all widths, also packed."""
     ftz, sat, satfinite, relu = s.flag("ftz"), s.flag("sat"), s.flag("satfinite"), s.flag("relu")
     mode = s.choice(*_INTEGER_MODES, *_FLOAT_MODES)
     to, source = s.type(), s.type()
+    if len(s.operands) != (3 if to.endswith("x2") and source == "f32" else 2):
+        s.refuse(f"cvt from {source} to {to} with {len(s.operands)} operands")
     if to in ("f16x2", "bf16x2") and not satfinite and not sat:
         return _pack_halves(s, to, source, mode, relu)
     if to in ("e4m3x2", "e5m2x2") and satfinite:

@@ -43,7 +43,7 @@ def _require_items(s: Statement, operand: Operand) -> None:
         s.refuse(f"{len(items)} registers for {count} values")
 
 
-@emits("ld", "ldu")
+@emits("ld", "ldu", operands=(2,))
 def load(s: Statement) -> None:
     """ld of one to eight values, from any space."""
     order = _qualifiers(s)
@@ -62,7 +62,7 @@ def load(s: Statement) -> None:
     )
 
 
-@emits("st")
+@emits("st", operands=(2,))
 def store(s: Statement) -> None:
     """st of one to eight values, to any space."""
     order = _qualifiers(s)
@@ -117,7 +117,7 @@ def hint(s: Statement) -> None:
     s.ignore_prefixed("L1", "L2", "global", "local", "tensormap", "param", "const", "128B")
 
 
-@emits("isspacep")
+@emits("isspacep", operands=(2,))
 def isspacep(s: Statement) -> None:
     """isspacep: whether a generic address lies in a space."""
     space = s.require("global", "shared", "shared::cta", "shared::cluster", "local", "const", "param")

@@ -25,7 +25,7 @@ from flashactor.emulator import halves, numeric
 from flashactor.emulator.ptx.flow import Flow, flow_of, is_wait
 from flashactor.emulator.ptx.module import Entry, Instruction, Module, Operand, Register, Vector
 from flashactor.emulator.ptx.parse import parse
-from flashactor.emulator.translate.emitters import EMITTERS
+from flashactor.emulator.translate.emitters import EMITTERS, OPERANDS
 from flashactor.emulator.translate.registers import Slots, allocate, written_registers
 from flashactor.emulator.translate.statement import Statement
 from flashactor.errors import EmulationError
@@ -187,6 +187,8 @@ class _Translator:
         statement = Statement(instruction, index, self, mask)
         if opcode == "trap":
             self.emit(f"M.trap(w, {mask}, {index})")
+        elif len(instruction.operands) not in OPERANDS.get(opcode, (len(instruction.operands),)):
+            statement.refuse(f"{opcode} with {len(instruction.operands)} operands")
         elif opcode in EMITTERS:
             try:
                 EMITTERS[opcode](statement)

@@ -18,7 +18,7 @@ _INPUT_TYPES = {
 _A_AND_B_REGISTERS = {"m16n8k8": (2, 1), "m16n8k16": (4, 2), "m16n8k32": (4, 2)}
 
 
-@emits("shfl")
+@emits("shfl", operands=(5,))
 def shuffle(s: Statement) -> None:
     """shfl.sync."""
     s.require("sync")
@@ -35,7 +35,7 @@ def shuffle(s: Statement) -> None:
     )  # fmt: skip
 
 
-@emits("vote")
+@emits("vote", operands=(3,))
 def vote(s: Statement) -> None:
     """vote.sync."""
     s.require("sync")
@@ -47,14 +47,14 @@ def vote(s: Statement) -> None:
     s.call("warps.vote", repr(mode), target, s.value(s.operands[1], "pred"), s.value(s.operands[2], "b32"))
 
 
-@emits("activemask")
+@emits("activemask", operands=(1,))
 def activemask(s: Statement) -> None:
     """activemask."""
     s.type()
     s.call("warps.active_mask", s.target(s.operands[0], "b32"))
 
 
-@emits("redux")
+@emits("redux", operands=(3,))
 def reduce(s: Statement) -> None:
     """redux.sync of integers and, on sm_100, of float32."""
     s.require("sync")
@@ -71,7 +71,7 @@ def reduce(s: Statement) -> None:
     s.call("warps.reduce", repr(operation), target, value, members, repr(magnitude), repr(nan))
 
 
-@emits("elect")
+@emits("elect", operands=(2,))
 def elect(s: Statement) -> None:
     """elect.sync."""
     s.require("sync")
@@ -82,7 +82,7 @@ def elect(s: Statement) -> None:
     s.call("warps.elect", s.target(lane, "b32"), s.target(elected, "pred"), s.value(s.operands[1], "b32"))
 
 
-@emits("ldmatrix", "stmatrix")
+@emits("ldmatrix", "stmatrix", operands=(2,))
 def matrix_rows(s: Statement) -> None:
     """ldmatrix and stmatrix of 8x8 matrices of 16-bit elements."""
     s.require("sync")
@@ -104,7 +104,7 @@ def matrix_rows(s: Statement) -> None:
         s.call("tensor.store_matrices", s.values(s.operands[1], "b32"), base, str(offset), repr(transposed))
 
 
-@emits("movmatrix")
+@emits("movmatrix", operands=(2,))
 def transpose(s: Statement) -> None:
     """movmatrix: an 8x8 matrix of 16-bit elements, transposed."""
     s.require("sync")
@@ -115,7 +115,7 @@ def transpose(s: Statement) -> None:
     s.call("tensor.transpose", s.target(s.operands[0], "b32"), s.value(s.operands[1], "b32"))
 
 
-@emits("mma")
+@emits("mma", operands=(4,))
 def mma(s: Statement) -> None:
     """mma.sync of f16, bf16, e4m3 and e5m2 with float32 or f16 accumulators."""
     s.require("sync")
