@@ -27,7 +27,15 @@ from flashactor.errors import UnsupportedPtxError
      "add.u32 %r1, %r2, %r3, %r4;", "mov.u32 %r1;", "ld.u32 %r1, [%rd1], %r2;",
           "setp.eq.u32 %p1, %r1, %r2, %p2;",
      "setp.eq.and.u32 %p1, %r1, %r2;", "min.u32 %r1, %r2, %r3, %r4;", "max.f16 %h1, %h2, %h3, %h4;",
-     "min.relu.u32 %r1, %r2, %r3;", "neg.u32 %r1, %r2;", "cvt.u32.u16 %r1, %h1, %h2;",
+     "min.relu.u32 %r1, %r2, %r3;", "neg.u32 %r1, %r2;",
+     "add.b32 %r1, %r2, %r3;", "and.u32 %r1, %r2, %r3;", "not.f32 %f1, %f2;",
+          "fma.rn.u32 %r1, %r2, %r3, %r4;",
+     "fma.f32 %f1, %f2, %f3, %f4;", "div.f32 %f1, %f2, %f3;", "sqrt.f32 %f1, %f2;",
+          "ex2.approx.f64 %fd1, %fd2;",
+     "ex2.f32 %f1, %f2;", "shfl.sync.idx.u64 %rd1, %rd2, 0, 31, -1;", "mov.u8 %h1, %h2;",
+     "selp.pred %p1, %p2, %p3, %p4;", "mul24.lo.u64 %rd1, %rd2, %rd3;", "copysign.u32 %r1, %r2, %r3;",
+     "shf.l.wrap.u64 %rd1, %rd2, %rd3, %r1;", "div.b32 %r1, %r2, %r3;", "mul.wide.u64 %rd1, %rd2, %rd3;",
+          "cvt.u32.u16 %r1, %h1, %h2;",
      "cvt.rn.f16x2.f32 %r1, %f1;", "prefetch.L3 [%rd1];"],
 )  # fmt: skip
 def test_instructions(instruction):

@@ -137,7 +137,7 @@ def fma(s: Statement) -> None:
 
 
 def _fma(s: Statement, type_: str) -> None:
-    s.ignore("rn")
+    s.require("rn")
     ftz, sat = s.flag("ftz"), s.flag("sat")
     values = ", ".join(_inputs(s, type_, ftz))
     return _float(s, type_, f"numeric.fma_{type_}({values})", ftz, sat)
@@ -148,7 +148,7 @@ def div(s: Statement) -> None:
     """div, rem; approximate float divisions are rounded correctly."""
     type_ = s.type()
     if type_ in ("f32", "f64"):
-        s.ignore("rn", "approx", "full")
+        s.require("rn", "approx", "full")
         ftz = s.flag("ftz")
         return _float(s, type_, f"np.divide({', '.join(_inputs(s, type_, ftz))})", ftz, False)
     function = "divide" if s.instruction.opcode == "div" else "remainder"
@@ -163,8 +163,6 @@ def neg(s: Statement) -> None:
     opcode = s.instruction.opcode
     if type_ in _HALVES:
         return _half(s, opcode, type_)
-    if type_[0] not in "sf":
-        s.refuse(f"{opcode} of {type_}")
     ftz = s.flag("ftz")
     name = "negative" if opcode == "neg" else "absolute"
     (value,) = _inputs(s, type_, ftz)
@@ -326,10 +324,8 @@ def transcendental(s: Statement) -> None:
     type_ = s.type()
     opcode = s.instruction.opcode
     if type_ in _HALVES:
-        if opcode not in ("ex2", "tanh"):
-            s.refuse(f"{opcode} of {type_}")
         return _half(s, opcode, type_)
-    s.ignore("approx", "rn")
+    s.require(*(("approx", "rn") if opcode in ("rcp", "sqrt") else ("approx",)))
     ftz = s.flag("ftz")
     (value,) = _inputs(s, type_, ftz)
     if type_ == "f64":

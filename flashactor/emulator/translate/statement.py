@@ -26,6 +26,7 @@ from flashactor.emulator.ptx.module import (
     Vector,
 )
 from flashactor.emulator.translate.registers import WIDTHS
+from flashactor.emulator.translate.types import TYPES
 from flashactor.errors import UnsupportedPtxError
 
 NUMPY = {
@@ -107,6 +108,8 @@ class Statement:
         for name in self._left:
             if name in TYPE_BYTES:
                 self._left.remove(name)
+                if name not in TYPES.get(self.instruction.opcode, (name,)):
+                    self.refuse(f"{self.instruction.opcode} of {name}")
                 return name
         return str(self.refuse(f"{self.instruction.opcode} without a type"))
 
