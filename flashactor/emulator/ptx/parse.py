@@ -301,7 +301,9 @@ class _Body:
             inverted, guard, opcode, modifiers, operands = found.groups()
             resolve = partial(self._name, scope, line, statement)
             guard_register = resolve(guard) if guard else None
-            if guard_register is not None and not isinstance(guard_register, Register):
+            if guard_register is not None and (
+                not isinstance(guard_register, Register) or guard_register.type != "pred"
+            ):
                 raise unsupported(line, statement, f"the guard {guard}")
             try:
                 parsed = tuple(parse_operand(part.strip(), resolve) for part in split_list(operands))

@@ -367,6 +367,14 @@ _COMPARE = {
 _DIRECT = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
            "ge": "greater_equal", "lo": "less", "ls": "less_equal", "hi": "greater",
            "hs": "greater_equal"}  # fmt: skip
+_FLOAT_ONLY = ("eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan")
+_RELATIONS = {
+    "s": ("eq", "ne", "lt", "le", "gt", "ge"),
+    "u": ("eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs"),
+    "b": ("eq", "ne"),
+    "f": (),
+}
+"""Which comparisons there are, by the first letter of the type; of floats the other ones."""
 
 
 def _comparison(s: Statement) -> tuple[str, str, list[str]]:
@@ -374,6 +382,9 @@ def _comparison(s: Statement) -> tuple[str, str, list[str]]:
     compare = s.require(*_COMPARE)
     ftz = s.flag("ftz")
     type_ = s.type()
+    is_float = type_ in ("f32", "f64") or type_ in _HALVES
+    if compare not in (_FLOAT_ONLY if is_float else ()) and compare not in _RELATIONS[type_[0]]:
+        s.refuse(f"a comparison {compare} of {type_}")
     if type_ in _HALVES:
         s.refuse(f"a comparison of {type_}") if type_.endswith("x2") else None
         values = [f"halves.decode({s.value(operand, 'b16')}, {type_!r})" for operand in s.operands[1:3]]
@@ -409,6 +420,8 @@ def setp(s: Statement) -> None:
 def set_(s: Statement) -> None:
     """set: all ones, or 1.0, where the comparison holds."""
     result = s.type()
+    if result not in ("u32", "s32", "f32"):
+        s.refuse(f"set with a result of {result}")
     compare, _, (x, y) = _comparison(s)
     true = "np.float32(1)" if result == "f32" else "np.uint32(0xFFFFFFFF)"
     false = "np.float32(0)" if result == "f32" else "np.uint32(0)"

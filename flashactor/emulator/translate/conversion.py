@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Vector
+from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Register, Vector
 from flashactor.emulator.translate.emitters import emits
+from flashactor.emulator.translate.registers import WIDTHS
 from flashactor.emulator.translate.statement import NUMPY, Statement
 
 _INTEGER_MODES = ("rni", "rzi", "rmi", "rpi")
@@ -17,6 +18,11 @@ def mov(s: Statement) -> None:
     type_ = s.type()
     to, source = s.operands
     width = TYPE_BYTES[type_]
+    for operand in (to, source):
+        if isinstance(operand, Vector):
+            sizes = {WIDTHS[item.type] for item in operand.items if isinstance(item, Register)}
+            if len(operand.items) not in (2, 4) or sizes - {width // len(operand.items)}:
+                s.refuse(f"mov.{type_} with parts of other sizes")
     if isinstance(source, Vector):
         part = f"b{8 * width // len(source.items)}"
         parts = ", ".join(s.value(item, part) for item in source.items)

@@ -157,9 +157,9 @@ class Statement:
         if not isinstance(operand, Register):
             return str(self.refuse(f"a result in {operand}"))
         slot, width = self._context.slot(operand), WIDTHS[operand.type]
-        if width == 0:
-            return f"p[{slot}]"
         code = NUMPY[type_]
+        if width == 0 and code == "p":
+            return f"p[{slot}]"
         if code == "p" or int(code[1]) > width:
             self.refuse(f"a result of type {type_} in {operand.name} of type {operand.type}")
         return f"{code if int(code[1]) == width else code[0] + str(width)}[{slot}]"
@@ -236,9 +236,9 @@ class Statement:
 
     def _register(self, register: Register, type_: str) -> str:
         slot, width = self._context.slot(register), WIDTHS[register.type]
-        if width == 0:
-            return f"p[{slot}]"
         code = NUMPY[type_]
+        if width == 0 and code == "p":
+            return f"p[{slot}]"
         if code == "p" or int(code[1]) > width:
             self.refuse(f"{register.name} of type {register.type} read as {type_}")
         if int(code[1]) == width:
