@@ -124,10 +124,14 @@ class WarpUnit:
             source = lowest | (delta & ~segment)
             inside = source <= highest
         source = np.where(inside, source, lane)
-        source = np.broadcast_to(source, lanes.shape)
-        result = np.take_along_axis(values, source, 1)
-        there = np.broadcast_to(peers, (*lanes.shape, 32))
-        absent = lanes & ~np.take_along_axis(there, source[..., None], 2)[..., 0]
+        fixed = source.ndim == 1
+        result = values[:, source] if fixed else np.take_along_axis(values, source, 1)
+        if m is True and peers.shape[1] == 1:
+            absent = np.zeros(1, bool)
+        else:
+            wide = np.broadcast_to(source, lanes.shape)[..., None]
+            there = np.take_along_axis(np.broadcast_to(peers, (*lanes.shape, 32)), wide, 2)
+            absent = lanes & ~there[..., 0]
         if absent.any():
             warp = int(np.argmax(absent.any(1)))
             lane_ = int(np.argmax(absent[warp]))
