@@ -79,7 +79,7 @@ _FAMILIES = {
     (sm80.FAMILY, DType.BF16): (*_MMA_SYNC, *_MMA_SYNC_BF16),
     (sm80.FAMILY, DType.F16): (*_MMA_SYNC, *_MMA_SYNC_F16),
 }
-"""A kernel of another family or type raises KeyError until it has its rows here."""
+"""What a family's kernels of a type must and must not hold; a new family brings its rows."""
 
 
 def expectations(spec: KernelSpec) -> tuple[Expectation, ...]:

@@ -30,6 +30,8 @@ def check_kernels(
         OutOfMemoryError: the system killed a process.
         Everything that ``check_kernel`` raises.
     """
+    if not specs:
+        return
     before = set(multiprocessing.active_children())
     # Spawned, not forked: a fork copies the locks of threads that it does not copy.
     pool = ProcessPoolExecutor(

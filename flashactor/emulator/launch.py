@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flashactor.emulator.arguments import (
+    Argument,
+    Extents,
+    check_block,
+    check_options,
+    extents_of,
+    parameter_bytes,
+)
 from flashactor.emulator.hazards import require_no_hazards
 from flashactor.emulator.machine.arena import Memory
 from flashactor.emulator.machine.clocks import GlobalRaces
@@ -27,15 +30,6 @@ CHUNK_THREADS = 4096
 """Threads that run together: enough that NumPy's cost for each operation hardly counts."""
 
 MAX_STEPS = 2_000_000
-Extents = int | tuple[int, ...]
-Argument = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """An array argument that the kernel must write before it may read it."""
-
-    array: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +64,8 @@ class EmulationResult:
         warp_instructions: instructions of warps, over all schedules.
         steps: basic blocks that were run, over all schedules.
         seconds: wall-clock time, over all schedules.
-        is_deterministic: whether every schedule left the same bytes in memory.
-        memory_lines: one for each instruction that accesses memory, where a report was asked for.
+        is_deterministic: whether every schedule left the same bytes in memory; of one schedule, true.
+        memory_lines: one for each load, store, cp.async and ldmatrix, where a report was asked for.
     """
 
     schedules: tuple[str, ...]
@@ -122,15 +116,14 @@ def launch(
         LaunchError: arguments or extents that do not fit the kernel.
     """
     start = perf_counter()
+    check_options(ptx, entry, memory, shared=shared, seed=seed, max_steps=max_steps)
     kernel = translate(ptx, entry)
     require_no_hazards(kernel)
-    grid_, block_ = _extents(grid, "grid"), _extents(block, "block")
-    _check_block(kernel.entry, block_)
+    grid_, block_ = extents_of(grid, "grid"), extents_of(block, "block")
+    check_block(kernel.entry, block_)
     image = Memory() if memory is None else memory
-    parameters = _parameters(kernel.entry, args, image)
+    parameters = parameter_bytes(kernel.entry, args, image)
     bases = _place_variables(kernel, image)
-    if shared < 0:
-        raise LaunchError(field="shared", got=shared, expected="a number of bytes", remedy="pass 0 for none")
     chosen = SCHEDULES if schedule == "all" else (schedule,)
     if schedule not in (*SCHEDULES, "all"):
         raise LaunchError(
@@ -206,83 +199,6 @@ class _Run:
             machine.run(Policy(schedule, seed + first), max_steps)
             self.warp_instructions += machine.warp_instructions
             self.steps += machine.steps
-
-
-def _extents(value: Extents, name: str) -> tuple[int, int, int]:
-    extents = tuple(value) if isinstance(value, Sequence) else (value,)
-    if not 1 <= len(extents) <= 3 or any(not isinstance(e, int) or e < 1 for e in extents):
-        raise LaunchError(
-            field=name,
-            got=value,
-            expected="one to three positive integers",
-            remedy="pass a tuple such as (8, 1, 1)",
-        )
-    x, y, z = (*extents, 1, 1)[:3]
-    return x, y, z
-
-
-def _check_block(entry: Entry, block: tuple[int, int, int]) -> None:
-    threads = block[0] * block[1] * block[2]
-    limit = entry.threads_limit or 1024
-    if threads > limit or (entry.is_limit_exact and threads != limit):
-        raise LaunchError(
-            field="block",
-            got=f"{threads} threads",
-            expected=f"{'' if entry.is_limit_exact else 'at most '}{limit}: {entry.name} was compiled for it",
-            remedy="launch blocks of that size",
-        )
-
-
-def _parameters(entry: Entry, args: Sequence[Argument], memory: Memory) -> bytes:
-    if len(args) != len(entry.parameters):
-        raise LaunchError(
-            field="args",
-            got=f"{len(args)} arguments",
-            expected=f"{len(entry.parameters)}, as {entry.name} declares",
-            remedy="pass one for each parameter; a struct as bytes",
-        )
-    packed = bytearray(entry.parameter_bytes)
-    for (name, (offset, size)), argument in zip(entry.parameters.items(), args, strict=True):
-        data = _argument_bytes(name, argument, size, memory)
-        if len(data) != size:
-            raise LaunchError(
-                field=name,
-                got=f"{type(argument).__name__} of {len(data)} bytes",
-                expected=f"{size} bytes",
-                remedy="pass a NumPy scalar of the parameter's type, or the struct's bytes",
-            )
-        packed[offset : offset + size] = data
-    return bytes(packed)
-
-
-def _argument_bytes(name: str, argument: Argument, size: int, memory: Memory) -> bytes:
-    if isinstance(argument, Output):
-        return struct.pack("<Q", memory.add(argument.array, name, written=False))
-    if isinstance(argument, np.ndarray):
-        return struct.pack("<Q", memory.add(argument, name, read_only=not argument.flags.writeable))
-    if isinstance(argument, (bytes, bytearray, memoryview)):
-        return bytes(argument)
-    if isinstance(argument, np.generic):
-        return argument.tobytes()
-    if isinstance(argument, bool | int):
-        return _integer_bytes(name, int(argument), size)
-    if isinstance(argument, float) and size in (4, 8):
-        return struct.pack("<f" if size == 4 else "<d", argument)
-    raise LaunchError(
-        field=name,
-        got=type(argument).__name__,
-        expected="an array, an Output, a number or bytes",
-        remedy="convert it with NumPy",
-    )
-
-
-def _integer_bytes(name: str, value: int, size: int) -> bytes:
-    bits = 8 * size
-    if not -(1 << bits - 1) <= value < 1 << bits:
-        raise LaunchError(
-            field=name, got=value, expected=f"a number of {bits} bits", remedy="pass one that fits"
-        )
-    return (value & ((1 << bits) - 1)).to_bytes(size, "little")
 
 
 def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:

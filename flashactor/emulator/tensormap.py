@@ -143,7 +143,7 @@ def encode_tiled(
 
 def decode(data: bytes) -> TensorMap | None:
     """The map that ``encode_tiled`` made, or None for other bytes."""
-    if data[:8] != _MAGIC:
+    if len(data) != BYTES or data[:8] != _MAGIC:
         return None
     fields = struct.unpack_from(_LAYOUT, data)
     _, code, rank, swizzle, nan, _, address = fields[:7]

@@ -37,7 +37,7 @@ def check_device(operands: Operands, ordinal: int) -> None:
 
 
 def check_arch(request: AttentionRequest, arch: SmArch) -> None:
-    """Require a request for the device's architecture, or for any.
+    """Require a request for an executor's architecture, or for any.
 
     Raises:
         RequestError: it names another.
@@ -46,8 +46,8 @@ def check_arch(request: AttentionRequest, arch: SmArch) -> None:
         raise RequestError(
             field="arch",
             got=request.arch.target if request.arch else None,
-            expected=f"{arch.target}, the device's",
-            remedy="leave arch out of the request, or send it to an actor on such a device",
+            expected=f"{arch.target}, the executor's",
+            remedy="leave arch out of the request, or send it to an actor for that architecture",
         )
 
 

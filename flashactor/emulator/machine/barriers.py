@@ -52,7 +52,8 @@ class BarrierUnit:
         numbers = w.flat(m, identifier).astype(np.int64)
         blocks = w.active(m, w.block)
         if (numbers < 0).any() or (numbers >= COUNT).any():
-            self._fault(i, int(lanes[0]), f"barrier {int(numbers.max())}", f"0 to {COUNT - 1}")
+            bad = int(np.argmax((numbers < 0) | (numbers >= COUNT)))
+            self._fault(i, int(lanes[bad]), f"barrier {int(numbers[bad])}", f"0 to {COUNT - 1}")
         if machine.clocks is not None:
             machine.clocks.release_to_barriers(w, m, numbers)
         # A warp counts as all its threads, whichever of its lanes have left the kernel.
@@ -67,7 +68,10 @@ class BarrierUnit:
         else:
             expected = w.flat(m, count).astype(np.int64)
             if (expected % 32).any() or (expected <= 0).any():
-                self._fault(i, int(lanes[0]), f"a count of {int(expected[0])}", "a positive multiple of 32")
+                bad = int(np.argmax((expected % 32 != 0) | (expected <= 0)))
+                self._fault(
+                    i, int(lanes[bad]), f"a count of {int(expected[bad])}", "a positive multiple of 32"
+                )
             counts = self._expected[blocks, numbers]
             self._expected[blocks, numbers] = expected
             counts = np.where(counts == 0, self._expected[blocks, numbers], counts)

@@ -30,7 +30,7 @@ class MbarrierUnit:
         self._pending = np.zeros(places, np.int64)
         self._transactions = np.zeros(places, np.int64)
         self.phase = np.zeros(places, np.int64)
-        self.ordinal = np.zeros(places, np.int64)
+        self.ordinal = np.full(places, -1, np.int64)  # of the block's mbarriers, in order of their first init
         # The lane whose init no fence has made visible to the asynchronous proxy yet, or -1.
         self._unfenced = np.full(places, -1, np.int64)
         self._created = np.zeros(machine.blocks, np.int64)
@@ -46,15 +46,15 @@ class MbarrierUnit:
         at, index = self._places(w, m, i, base, offset, must_live=False)
         counts = w.flat(m, count).astype(np.int64)
         if (counts < 1).any() or (counts >= 1 << 20).any():
-            self._fault(w, m, i, 0, f"a count of {int(counts[0])}", "1 to 1048575")
+            bad = int(np.argmax((counts < 1) | (counts >= 1 << 20)))
+            self._fault(w, m, i, bad, f"a count of {int(counts[bad])}", "1 to 1048575")
         if self._m.clocks is not None:
             self._m.clocks.write_shared(w, m, i, index, 8)
-        fresh = at[~self.is_live[at]]
-        for place in np.unique(fresh):
+        for place in np.unique(at[self.ordinal[at] < 0]):
             block = int(place * 8 // self._m.shared_stride)
             self.ordinal[place] = self._created[block]
             self._created[block] += 1
-            if self._created[block] > LIMIT:
+            if self._m.clocks is not None and self._created[block] > LIMIT:
                 self._fault(
                     w, m, i, 0, f"{LIMIT + 1} mbarriers in a block", f"at most {LIMIT} in the emulator"
                 )

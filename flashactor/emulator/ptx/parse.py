@@ -134,6 +134,8 @@ class _Parser:
             size = unit * int(parsed[4] or 1)
             parameters[parsed[3]] = (offset, size)
             offset += size
+        if "cluster" in found[3] and not re.search(r"\.\w*cluster\s+1\s*(,\s*1\s*)*(\n|$)", found[3]):
+            raise unsupported(self._line(), " ".join(found[3].split()), "a cluster of blocks")
         limit = _THREADS.search(found[3])
         threads = None
         if limit:

@@ -50,10 +50,11 @@ def fence(s: Statement) -> None:
     """fence; those of the asynchronous proxy are checked, the others find memory in order already."""
     if s.flag("proxy"):
         kind = s.require("async", "async::generic", "alias", "tensormap::generic")
-        scopes = ("global", "shared::cta", "shared::cluster")
-        s.ignore(*scopes, "acquire", "release", "cta", "cluster", "gpu", "sys", "sync_restrict")
+        space = s.choice("global", "shared::cta", "shared::cluster")
+        s.ignore("acquire", "release", "cta", "cluster", "gpu", "sys", "sync_restrict")
         s.ignore_prefixed("sync_restrict")
-        if kind.startswith("async"):
+        # Only stores to shared memory are checked for a fence, so one of global memory alone is nothing here.
+        if kind.startswith("async") and space != "global":
             s.call("mbarriers.fence_proxy", "None")
         return
     if s.flag("mbarrier_init"):
