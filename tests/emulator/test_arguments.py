@@ -138,7 +138,38 @@ def test_many_blocks():
     assert np.array_equal(array, np.repeat(np.arange(300), 64))
 
 
-def test_negative_shared_memory():
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("shared", -1), ("shared", 228 * 1024), ("shared", 1.5), ("seed", -1), ("seed", None), ("max_steps", "9"),
+     ("memory", {})],
+)  # fmt: skip
+def test_options_out_of_range(field, value):
     with pytest.raises(LaunchError) as caught:
-        run("", shared=-1)
-    assert caught.value.field == "shared"
+        run("", **{field: value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("ptx", "entry", "field"), [(b"text", "k", "ptx"), (None, "k", "ptx"), ("", 7, "entry")]
+)
+def test_texts_that_are_no_text(ptx, entry, field):
+    with pytest.raises(LaunchError) as caught:
+        emulator.launch(ptx, entry, 1, 32, [])
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("args", [None, "a", {}, np.zeros(3)])
+def test_arguments_that_are_no_sequence(args):
+    with pytest.raises(LaunchError) as caught:
+        emulator.launch(kernel(""), "k", 1, 32, args)
+    assert caught.value.field == "args"
+
+
+def test_floats_beyond_float32_become_infinite():
+    assert passed("f32", 1e300) == struct.pack("<f", float("inf"))
+
+
+def test_extents_may_be_numpy_integers():
+    count = np.zeros(1, np.uint32)
+    run("atom.global.add.u32 %r1, [%a], 1;", {"a": count}, grid=np.int64(2), block=(np.uint8(16),))
+    assert count[0] == 32

@@ -63,5 +63,11 @@ def test_declarations(module, text):
     assert text in caught.value.at.instruction
 
 
+def test_clusters_of_several_blocks():
+    with pytest.raises(UnsupportedPtxError, match="cluster"):
+        emulator.launch(kernel("", directives=".reqnctapercluster 2, 1, 1"), "k", 2, 32, [])
+    emulator.launch(kernel("", directives=".reqnctapercluster 1, 1, 1"), "k", 2, 32, [])
+
+
 def test_unreachable_instructions_are_not_translated():
     emulator.launch(kernel("bra END;\n frobnicate.u32 %r1;\nEND:"), "k", 1, 32, [])

@@ -174,6 +174,10 @@ FAULTS = {
         DataRaceError,
     ),
     "a store without a proxy fence": ([FILL, "bar.sync 0;", STORE, COMMIT, DONE], AsyncHazardError),
+    "a store behind a fence of global memory": (
+        [FILL, "fence.proxy.async.global; bar.sync 0;", STORE, COMMIT, DONE],
+        AsyncHazardError,
+    ),
     "a store without a barrier": ([FILL, "fence.proxy.async;", STORE, COMMIT, DONE], DataRaceError),
     "a store of what nobody wrote": ([STORE, COMMIT, DONE], UninitializedReadError),
     "a source written before it was read": (
