@@ -140,8 +140,8 @@ def test_many_blocks():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("shared", -1), ("shared", 228 * 1024), ("shared", 1.5), ("seed", -1), ("seed", None), ("max_steps", "9"),
-     ("memory", {})],
+    [("shared", -1), ("shared", 228 * 1024), ("shared", 1.5), ("seed", -1), ("seed", None),
+     ("max_steps", "9"), ("memory", {})],
 )  # fmt: skip
 def test_options_out_of_range(field, value):
     with pytest.raises(LaunchError) as caught:

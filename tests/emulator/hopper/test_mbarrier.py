@@ -156,6 +156,12 @@ def test_a_barrier_can_be_made_anew():
     ) == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("races", [False, True])
+def test_a_barrier_can_be_made_anew_any_number_of_times(races):
+    again = (init(1), "mbarrier.inval.shared::cta.b64 [bar];") * 70
+    run(BAR + "\n".join(again), block=1, races=races)
+
+
 def test_barriers_in_generic_and_computed_addresses():
     assert observe(
         "mov.u32 %to, bar;",
