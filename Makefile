@@ -51,6 +51,7 @@ gpu-check: $(VENV)/installed  ## on a machine with a GPU: correctness on the har
 
 docs: $(VENV)/installed  ## refresh the generated tables of README.md and docs/
 	@$(BIN)/python -m flashactor.cli.tables --update README.md docs/kernels.md docs/emulator.md
+	@$(BIN)/python tests/mutation/page.py
 
 wheel: $(VENV)/installed-dev  ## build a wheel and try it away from the sources
 	@$(BIN)/python -m build --wheel

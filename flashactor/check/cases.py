@@ -26,12 +26,22 @@ class Layout(Enum):
     """``[batch, heads, seqlen, head_dim]`` in memory, as PyTorch's SDPA keeps it."""
 
 
+Layouts = tuple[Layout, Layout, Layout, Layout]
+"""Of q, k, v and out."""
+
+CONTIGUOUS: Layouts = (Layout.CONTIGUOUS,) * 4
+HEADS_FIRST: Layouts = (Layout.HEADS_FIRST,) * 4
+MIXED: Layouts = (Layout.HEADS_FIRST, Layout.PADDED, Layout.CONTIGUOUS, Layout.PADDED)
+"""No array's strides serve for another's. Here lse is strided as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Extent and memory of one request, but for what the kernel fixes.
 
     Attributes:
         name: what the shape is there to find.
+        layouts: of q, k, v and out.
         std: standard deviation of q and k; more makes the softmax steeper.
         unused: elements by which head_dim is below the padded one of the kernel.
     """
@@ -42,7 +52,7 @@ class Shape:
     seqlen_k: int
     heads_q: int = 2
     heads_kv: int = 2
-    layout: Layout = Layout.CONTIGUOUS
+    layouts: Layouts = CONTIGUOUS
     std: float = 1.0
     unused: int = 0
 
@@ -70,7 +80,6 @@ class Case:
 
 def shapes(tile_m: int, tile_n: int) -> tuple[Shape, ...]:
     """The shapes for a kernel with tiles of ``tile_m`` queries and ``tile_n`` keys."""
-    padded, heads_first = Layout.PADDED, Layout.HEADS_FIRST
     return (
         Shape("one tile", 1, tile_m, tile_n),
         Shape("whole tiles", 2, 2 * tile_m, 3 * tile_n),
@@ -80,15 +89,16 @@ def shapes(tile_m: int, tile_n: int) -> tuple[Shape, ...]:
         # Causal: the first queries see no key, so out = 0 and lse = -inf.
         Shape("more queries than keys", 1, 2 * tile_m + 9, tile_n // 2 + 1),
         Shape("one query", 2, 1, 3 * tile_n + 1),
-        Shape("one key", 1, tile_m + 1, 1),
+        # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
+        Shape("one key", 1, tile_m + 1, 1, std=8.0),
         Shape("one of each", 3, 1, 1),
         Shape("grouped heads", 1, tile_m + 1, tile_n + 1, heads_q=8, heads_kv=2),
         Shape("one key head", 1, tile_m - 1, tile_n - 1, heads_q=6, heads_kv=1),
-        Shape("padded rows", 2, tile_m + 5, tile_n + 3, layout=padded),
-        Shape("heads first", 2, tile_m + 5, tile_n + 3, heads_q=4, layout=heads_first),
+        Shape("mixed strides", 2, tile_m + 5, tile_n + 3, heads_q=4, layouts=MIXED),
+        Shape("heads first", 2, tile_m + 5, tile_n + 3, heads_q=4, layouts=HEADS_FIRST),
         Shape("head_dim of 8 less", 2, tile_m + 9, tile_n + 11, heads_q=4, unused=8),
         Shape("head_dim of 24 less", 1, tile_m - 7, 2 * tile_n - 3, unused=24),
-        Shape("steep softmax", 1, tile_m, 2 * tile_n + 1, std=2.0),
+        Shape("steep softmax", 1, tile_m, 2 * tile_n + 1, std=4.0),
         # Small, for it runs under every schedule: the loop over key blocks from its start to its end.
         Shape("several key blocks", 1, tile_m // 2 + 3, 3 * tile_n - 5, heads_q=1, heads_kv=1),
     )
@@ -98,7 +108,7 @@ QUICK_SHAPES = (
     "ragged ends",
     "more queries than keys",
     "grouped heads",
-    "padded rows",
+    "mixed strides",
     "head_dim of 24 less",
 )
 """The shapes that find most, for where time is short."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flashactor.arrays import ArrayView
 from flashactor.check.cases import (
+    MIXED,
     Case,
     Layout,
     Values,
@@ -88,10 +89,10 @@ def schedule_of(name: str) -> str:
     return "all" if name in EVERY_SCHEDULE else SCHEDULES[0]
 
 
-def check_case(case: Case, ptx: str, *, races: bool, schedule: str) -> Finding:
+def check_case(case: Case, ptx: str, *, races: bool, schedule: str, max_steps: int = MAX_STEPS) -> Finding:
     """Run one kernel on one shape and judge the result."""
     try:
-        result, values, out, lse = _run(case, ptx, schedule=schedule, races=races)
+        result, values, out, lse = _run(case, ptx, schedule=schedule, races=races, max_steps=max_steps)
     except EmulationError as error:
         return Finding(case.shape.name, False, f"{type(error).__name__}: {error}")
     found = verdict(case, values, out, lse)
@@ -125,14 +126,23 @@ def check_memory_access(case: Case, ptx: str) -> Finding:
 
 
 def _run(
-    case: Case, ptx: str, *, schedule: str = SCHEDULES[0], races: bool = False, report: bool = False
+    case: Case,
+    ptx: str,
+    *,
+    schedule: str = SCHEDULES[0],
+    races: bool = False,
+    report: bool = False,
+    max_steps: int = MAX_STEPS,
 ) -> tuple[EmulationResult, Values, NDArray[Any], NDArray[Any]]:
     """(what happened, q k v, out, lse)."""
     values = random_values(case)
-    q, k, v = (_placed(x, case.shape.layout) for x in values)
-    out = _placed(np.zeros_like(values[0]), case.shape.layout)
+    *layouts, out_layout = case.shape.layouts
+    q, k, v = (_placed(x, layout) for x, layout in zip(values, layouts, strict=True))
+    out = _placed(np.zeros_like(values[0]), out_layout)
     batch, seqlen_q, heads, _ = out.shape
     lse = np.zeros((batch, heads, seqlen_q), np.float32)
+    if case.shape.layouts == MIXED:
+        lse = np.zeros((batch, seqlen_q, heads), np.float32).swapaxes(1, 2)
     views = (
         ArrayView.of(q, "q"),
         ArrayView.of(k, "k"),
@@ -148,7 +158,7 @@ def _run(
         schedule=schedule,
         races=races,
         report=report,
-        max_steps=MAX_STEPS,
+        max_steps=max_steps,
     )
     return result, values, out, lse
 

@@ -21,7 +21,7 @@ from benchmarks.gpu_check.report import Machine, Report, document, markdown, tab
 from benchmarks.gpu_check.sdpa import check_against_sdpa, sdpa_cases
 from benchmarks.gpu_check.speed import OURS, Measurement, Problem, problems
 from flashactor import DType, FlashAttnActor, SmArch, reference
-from flashactor.check.cases import Case, Layout, Shape, random_values, shapes
+from flashactor.check.cases import CONTIGUOUS, HEADS_FIRST, MIXED, Case, Layout, Shape, random_values, shapes
 from flashactor.check.judge import LSE_TOLERANCE, judge
 from flashactor.errors import DeviceUnavailableError, LaunchError
 from flashactor.executors import select
@@ -70,7 +70,8 @@ def test_the_shapes_cover_what_kernels_get_wrong(tile_m, tile_n):
     assert any(s.seqlen_q > s.seqlen_k > 1 for s in listed)  # under a causal mask: queries that see nothing
     assert {s.seqlen_q for s in listed} & {s.seqlen_k for s in listed} >= {1}
     assert {s.heads_q // s.heads_kv for s in listed} >= {1, 2, 4, 6}
-    assert {s.layout for s in listed} == set(Layout)
+    assert {layout for s in listed for layout in s.layouts} == set(Layout)
+    assert any(len(set(s.layouts)) > 2 for s in listed)  # one array's strides do not serve for another
     assert {s.unused for s in listed} == {0, 8, 24}
 
 
@@ -160,10 +161,12 @@ def test_a_rounded_result_passes_where_the_formula_is_exact():
 # Correctness, with an executor that needs no GPU
 
 
-@pytest.mark.parametrize("layout", list(Layout), ids=lambda layout: layout.value)
+@pytest.mark.parametrize(
+    "layouts", [CONTIGUOUS, HEADS_FIRST, MIXED], ids=["contiguous", "heads first", "mixed"]
+)
 @pytest.mark.parametrize("spec", [CAUSAL, FULL], ids=["bf16 causal", "f16 full"])
-def test_right_answers_pass(actor, spec, layout):
-    shape = Shape("small", 2, 9, 13, heads_q=4, layout=layout)
+def test_right_answers_pass(actor, spec, layouts):
+    shape = Shape("small", 2, 9, 13, heads_q=4, layouts=layouts)
     (checked,) = check_cases(actor, TorchArrays("cpu"), [Case(spec, shape)])
     assert checked.problem is None
     assert checked.ratio <= 1

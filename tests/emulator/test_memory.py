@@ -399,3 +399,14 @@ def test_cache_hints_and_orders_change_nothing():
     for load, store in zip(loads, stores, strict=True):
         run(ADDRESS + f"ld.{load}.u32 %r1, [%a]; add.u32 %r1, %r1, 1; st.{store}.u32 [%a], %r1;", {"a": a})
     assert np.array_equal(a, np.arange(32) + len(loads))
+
+
+def test_a_register_that_nothing_has_written_is_all_ones():
+    result = np.zeros((32, 2), np.float32)
+    run(
+        "mad.wide.u32 %a, %me, 8, %a; @%p1 mov.f32 %f2, 0f3F800000;"
+        "st.global.f32 [%a], %f1; st.global.f32 [%a+4], %f2;",
+        {"a": emulator.Output(result)},
+    )
+    assert np.isnan(result[:, 0]).all()
+    assert (result[:, 1] == 1).all()

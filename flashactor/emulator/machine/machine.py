@@ -80,7 +80,12 @@ class Machine:
         padded = -(-max(1, len(parameters)) // 16) * 16
         self.parameters = np.frombuffer(parameters.ljust(padded, b"\0"), np.uint8)
         self.slots = {
-            width: np.zeros((kernel.slots.counts.get(width, 0), *shape), "?" if not width else f"u{width}")
+            # Like memory, all ones where nothing has been written: NaN in every format.
+            width: np.full(
+                (kernel.slots.counts.get(width, 0), *shape),
+                (1 << 8 * width) - 1 if width else True,
+                f"u{width}" if width else "?",
+            )
             for width in (0, 2, 4, 8)
         }
 

@@ -118,6 +118,7 @@ def _lifetimes(entry: Entry, flow: Flow) -> dict[int, tuple[int, int]]:
                     positions[number] = [at, at]
                     if number in read:
                         read_first.add(number)
+                        positions[number][0] = 0  # no slot that another register has left a value in
                 positions[number][1] = at
             at += 1
     starts.append(at)
