@@ -51,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller: there is nobody to print for
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end, as stdout is
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as exit_:  # argparse has printed its line, or the help

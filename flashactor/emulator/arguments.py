@@ -18,6 +18,9 @@ from flashactor.errors import LaunchError
 Extents = int | Sequence[int]
 Argument = Any
 
+EXTENT_LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
+"""The most in x, y and z (CUDA C++ Programming Guide, compute capabilities)."""
+
 MAX_SHARED_BYTES = 227 * 1024
 """The most shared memory that a block may have on any architecture."""
 
@@ -72,6 +75,13 @@ def extents_of(value: Extents, name: str) -> tuple[int, int, int]:
             remedy="pass a tuple such as (8, 1, 1)",
         )
     x, y, z = (*extents, 1, 1)[:3]
+    if any(extent > limit for extent, limit in zip((x, y, z), EXTENT_LIMITS[name], strict=True)):
+        raise LaunchError(
+            field=name,
+            got=repr(value),
+            expected=f"at most {EXTENT_LIMITS[name]}, as on a device",
+            remedy="spread the extents differently over x, y and z",
+        )
     return x, y, z
 
 
@@ -109,6 +119,7 @@ def parameter_bytes(entry: Entry, args: Sequence[Argument], memory: Memory) -> b
         )
     packed = bytearray(entry.parameter_bytes)
     for (name, (offset, size)), argument in zip(entry.parameters.items(), args, strict=True):
+        _require_kind(name, argument, entry.parameter_types[name])
         data = _argument_bytes(name, argument, size, memory)
         if len(data) != size:
             raise LaunchError(
@@ -121,8 +132,26 @@ def parameter_bytes(entry: Entry, args: Sequence[Argument], memory: Memory) -> b
     return bytes(packed)
 
 
+def _require_kind(name: str, argument: Argument, type_: str) -> None:
+    """A Python float fits a float parameter alone; NumPy's scalars and bytes are taken as they are."""
+    if isinstance(argument, float) and not isinstance(argument, np.generic) and type_[0] in "us":
+        raise LaunchError(
+            field=name,
+            got=repr(argument),
+            expected=f"a value of type {type_}",
+            remedy="pass an int, or a NumPy scalar of the parameter's type",
+        )
+
+
 def _argument_bytes(name: str, argument: Argument, size: int, memory: Memory) -> bytes:
     if isinstance(argument, Output):
+        if isinstance(argument.array, np.ndarray) and not argument.array.flags.writeable:
+            raise LaunchError(
+                field=name,
+                got="an Output that is not writeable",
+                expected="an array that results can be written to",
+                remedy="set its writeable flag, or pass another array",
+            )
         return struct.pack("<Q", memory.add(argument.array, name, written=False))
     if isinstance(argument, np.ndarray):
         return struct.pack("<Q", memory.add(argument, name, read_only=not argument.flags.writeable))

@@ -29,7 +29,7 @@ SCHEDULES = ("min", "max", "random")
 CHUNK_THREADS = 4096
 """Threads that run together: enough that NumPy's cost for each operation hardly counts."""
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def launch(
         seed: of the random schedule.
         races: whether to look for races.
         report: whether to count bank conflicts and sectors.
-        max_steps: basic blocks after which a kernel that does not end is given up.
+        max_steps: basic blocks after which blocks of the grid that do not end are given up.
 
     Raises:
         EmulationError: the text cannot be run, or the kernel did something wrong; ``.at`` says where.
@@ -174,7 +174,9 @@ class _Run:
         self._shared = kernel.entry.dynamic_offset + shared if shared else kernel.entry.shared_bytes
         self._parameters, self._bases, self._report = parameters, bases, report
         self._shared_grain, global_grain = _grains(kernel.entry)
-        self._races = GlobalRaces(len(memory.buffer), global_grain) if races else None
+        self._races = (
+            GlobalRaces(len(memory.buffer), global_grain, grid[0] * grid[1] * grid[2]) if races else None
+        )
         self.warp_instructions = self.steps = 0
 
     def all_blocks(self, schedule: str, seed: int, max_steps: int) -> None:

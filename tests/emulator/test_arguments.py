@@ -8,7 +8,7 @@ import pytest
 from ptx_text import kernel, run
 
 from flashactor import emulator
-from flashactor.errors import LaunchError
+from flashactor.errors import DataRaceError, LaunchError, MemoryAccessError
 
 COPY = "ld.param.b{0} {1}, [x]; ld.param.u64 %rd9, [out]; st.global.b{0} [%rd9], {1};"
 REGISTER = {8: "%h1", 16: "%h1", 32: "%r1", 64: "%rd1"}
@@ -112,6 +112,16 @@ def test_extents(which, extents):
     assert caught.value.field == which
 
 
+@pytest.mark.parametrize(
+    ("which", "extents"),
+    [("grid", 2**31), ("grid", (1, 65536)), ("grid", (1, 1, 65536)), ("block", 1025), ("block", (1, 1, 65))],
+)
+def test_extents_beyond_a_device(which, extents):
+    with pytest.raises(LaunchError, match="as on a device") as caught:
+        run("", **{which: extents})
+    assert caught.value.field == which
+
+
 def test_extents_of_every_length():
     for grid in (2, (2,), (1, 2), (1, 1, 2)):
         count = np.zeros(1, np.uint32)
@@ -120,9 +130,8 @@ def test_extents_of_every_length():
 
 
 def test_blocks_that_are_too_large():
-    with pytest.raises(LaunchError) as caught:
-        run("", block=1025)
-    assert "1025 threads" in str(caught.value)
+    with pytest.raises(LaunchError, match="2048 threads"):
+        run("", block=(1024, 2))
     run("", block=1024)
     with pytest.raises(LaunchError) as caught:
         run("", block=129, directives=".maxntid 128, 1, 1")
@@ -163,6 +172,90 @@ def test_arguments_that_are_no_sequence(args):
     with pytest.raises(LaunchError) as caught:
         emulator.launch(kernel(""), "k", 1, 32, args)
     assert caught.value.field == "args"
+
+
+@pytest.mark.parametrize("value", [64.0, float("inf")])
+def test_a_float_is_no_integer(value):
+    with pytest.raises(LaunchError, match="type u32"):
+        passed("u32", value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(4, object),
+        np.array(["abc"]),
+        np.zeros(4, ">f4"),
+        np.zeros(2, "M8[s]"),
+        np.zeros(1, [("a", "O")]),
+    ],
+)
+def test_arrays_of_what_is_no_number(array):
+    with pytest.raises(LaunchError, match="byte order"):
+        run("", {"a": array})
+    with pytest.raises(LaunchError):
+        emulator.Memory().add(array)
+
+
+@pytest.mark.parametrize("array", [None, 5, [1, 2]])
+def test_what_is_no_array(array):
+    with pytest.raises(LaunchError, match="NumPy array"):
+        emulator.Memory().add(array)
+    with pytest.raises(LaunchError):
+        run("", {"a": emulator.Output(array)})
+
+
+def test_an_output_must_be_writeable():
+    array = np.zeros(4, np.uint32)
+    array.flags.writeable = False
+    with pytest.raises(LaunchError, match="writeable"):
+        run("", {"a": emulator.Output(array)})
+
+
+STORE_AND_LOAD = """
+    mad.wide.u32 %rd1, %tid, 4, %a;
+    mad.wide.u32 %rd2, %tid, 4, %b;
+    st.global.u32 [%rd1], 5;
+    bar.sync 0;
+    ld.global.u32 %r1, [%rd2];
+    add.u32 %r1, %r1, 1;
+    st.global.u32 [%rd2], %r1;
+"""
+
+
+def test_one_array_twice_is_one_memory():
+    array = np.zeros(64, np.uint32)
+    run(STORE_AND_LOAD, {"a": array, "b": array}, block=64, races=True)
+    assert (array == 6).all()
+
+
+def test_views_of_one_array_overlap_as_they_do():
+    array = np.arange(96, dtype=np.uint32)
+    with pytest.raises(DataRaceError):
+        run(
+            STORE_AND_LOAD.replace("bar.sync 0;", ""),
+            {"a": array[32:], "b": array[:64]},
+            block=64,
+            races=True,
+        )
+    run(STORE_AND_LOAD, {"a": array[32:], "b": array[:64]}, block=64)
+    assert array[:32].tolist() == list(range(1, 33))
+    assert (array[32:64] == 6).all()
+    assert (array[64:] == 5).all()
+
+
+def test_the_elements_between_two_views_belong_to_nobody():
+    array = np.zeros(96, np.uint32)
+    with pytest.raises(MemoryAccessError):
+        run("ld.global.u32 %r1, [%a+128];", {"a": array[:32], "b": array[64:]})
+
+
+def test_an_input_that_is_an_output_too_may_be_written():
+    array = np.zeros(64, np.uint32)
+    view = array[:]
+    view.flags.writeable = False
+    run(STORE_AND_LOAD, {"a": array, "b": view}, block=64)
+    assert (array == 6).all()
 
 
 def test_floats_beyond_float32_become_infinite():

@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from ptx_text import compute, kernel
+from ptx_text import compute, kernel, run
 
 from flashactor.emulator.ptx.flow import flow_of
 from flashactor.emulator.ptx.parse import parse
@@ -14,6 +14,21 @@ LANES = np.arange(128, dtype=np.uint32)
 
 def flow(body):
     return flow_of(parse(kernel(body)).entries["k"])
+
+
+def test_lanes_that_leave_early_do_not_miss_at_the_barrier():
+    out = np.zeros(64, np.uint32)
+    body = """
+    setp.ge.u32 %p1, %tid, 40;
+    @%p1 bra DONE;
+    bar.sync 0;
+    mad.wide.u32 %out, %tid, 4, %out;
+    st.global.u32 [%out], 1;
+DONE:
+"""
+    for schedule in ("min", "max", "random"):
+        run(body, {"out": out}, block=64, schedule=schedule, races=True)
+        assert out.tolist() == [1] * 40 + [0] * 24
 
 
 def test_a_join_comes_after_what_leads_to_it():

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.errors import UninitializedReadError
+from flashactor.errors import LaunchError, UninitializedReadError
 
 BASE = 0x7F00_0000_0000
 """Address of the buffer's first byte, where CUDA's allocator hands out addresses too."""
 
 RED_ZONE = 256
 ALIGNMENT = 256
+
+LARGEST_SHARE = 16
+"""A view brings the whole array that it belongs to, if that is at most so many times as large."""
 
 VALID, WRITTEN, READ_ONLY = 1, 2, 4
 """Bits of the shadow: belongs to an array's element; has a value; must not be written."""
@@ -52,25 +55,37 @@ class Memory:
         self.buffer = np.zeros(4096, np.uint8)
         self.shadow = np.zeros(4096, np.uint8)
         self.top = RED_ZONE
+        # Host address ranges that have a place here, and the offset of each: views of one buffer share it.
+        self._regions: list[tuple[int, int, int]] = []
 
     def add(
         self, array: NDArray[Any], name: str = "array", *, written: bool = True, read_only: bool = False
     ) -> int:
         """Place a copy of an array, of any strides, and return the address of its first element.
 
+        Views of one NumPy array share their memory here too, as they do on a device.
+
         Args:
             array: the contents; with ``copy_back``, also where results go.
             name: what messages call it.
             written: whether the contents count as initialised; False for an output.
-            read_only: whether a store to it is a fault.
+            read_only: whether a store to it is a fault, unless another view may be written.
+
+        Raises:
+            LaunchError: an element type that a kernel cannot have, or an array that overlaps another one of
+                which it is no view.
         """
+        _check_array(array, name)
         low, high = _span(array)
-        start = _align(self.top) + _misalignment(array) + (0 if low >= 0 else _align(-low))
-        self._reserve(start + high + 2 * RED_ZONE)
+        start = self._place(array, low, high, name)
         data, shadow = self._views(array, start)
         data[...] = array
-        shadow[...] = VALID | (WRITTEN if written else 0) | (READ_ONLY if read_only else 0)
-        self.top = start + high + RED_ZONE
+        before = shadow.copy()
+        after = VALID | (WRITTEN if written else 0) | (READ_ONLY if read_only else 0)
+        # Where views share elements, what one of them allows is allowed.
+        shared = before & VALID != 0
+        either = (before | after) & (VALID | WRITTEN) | (before & after & READ_ONLY)
+        shadow[...] = np.where(shared, either, after)
         address = BASE + start
         self.allocations.append(Allocation(name, address, start + low, start + high, array, read_only))
         return address
@@ -123,6 +138,29 @@ class Memory:
             return f"{offset - nearest.stop} bytes behind the end of {nearest.name}"
         return f"{nearest.start - offset} bytes before {nearest.name}"
 
+    def _place(self, array: NDArray[Any], low: int, high: int, name: str) -> int:
+        """The offset of an array's first element: in the region of its buffer, which may be a new one."""
+        first = int(array.ctypes.data)
+        begin, end = first + low, first + high
+        for region_begin, region_end, offset in self._regions:
+            if region_begin <= begin and end <= region_end:
+                return offset + first - region_begin
+            if begin < region_end and region_begin < end:
+                raise LaunchError(
+                    field=name,
+                    got="an array that overlaps another argument",
+                    expected="an array of its own, or a view of the same NumPy array",
+                    remedy="pass views of one array, or a copy",
+                )
+        begin, end = _buffer_of(array, begin, end)
+        # As cudaMalloc aligns; what is misaligned for a 16-byte access on the host stays so.
+        offset = _align(self.top) + begin % 16
+        self._reserve(offset + end - begin + 2 * RED_ZONE)
+        self.top = offset + end - begin + RED_ZONE
+        if array.size:
+            self._regions.append((begin, end, offset))
+        return offset + first - begin
+
     def _reserve(self, size: int) -> None:
         if size > len(self.buffer):
             grown = max(size, 2 * len(self.buffer))
@@ -148,8 +186,34 @@ def _span(array: NDArray[Any]) -> tuple[int, int]:
     return sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + array.itemsize
 
 
-def _misalignment(array: NDArray[Any]) -> int:
-    return int(array.ctypes.data % 16)
+def _buffer_of(array: NDArray[Any], begin: int, end: int) -> tuple[int, int]:
+    """The host addresses of the array that this one is a view of, unless that is far larger."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    low, high = _span(root)
+    first = int(root.ctypes.data)
+    if high - low > LARGEST_SHARE * (end - begin) + 2**20:
+        return begin, end
+    return min(begin, first + low), max(end, first + high)
+
+
+def _check_array(array: object, name: str) -> None:
+    if not isinstance(array, np.ndarray):
+        raise LaunchError(
+            field=name,
+            got=type(array).__name__,
+            expected="a NumPy array",
+            remedy="convert it with np.asarray",
+        )
+    dtype = array.dtype
+    if dtype.hasobject or not dtype.isnative or dtype.kind in "USmMO":
+        raise LaunchError(
+            field=name,
+            got=f"elements of type {dtype.str}",
+            expected="numbers in this machine's byte order",
+            remedy="convert it with astype",
+        )
 
 
 def _align(offset: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator.machine.arena import BASE
+from flashactor.emulator.machine.block_order import BlockOrder
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.errors import AsyncHazardError, DataRaceError
 
@@ -232,6 +233,10 @@ class Clocks:
                 lane=int(number[at]), address=(int(grain[at]) << self._global_shift) + BASE,
             )  # fmt: skip
 
+    def fence_global(self, w: Window, m: Mask) -> None:
+        """A fence at the scope of the device."""
+        self._global.order.fence(self._m.block_numbers[w.active(m, w.block)])
+
     # ---- order
     def synchronize_warps(self, w: Window, m: Mask) -> None:
         """bar.warp.sync of the active lanes."""
@@ -363,29 +368,36 @@ class GlobalRaces:
 
     SEVERAL = -2
 
-    def __init__(self, size: int, grain: int) -> None:
+    def __init__(self, size: int, grain: int, blocks: int) -> None:
         self.grain = grain
+        self.order = BlockOrder(blocks)
         grains = size // grain
         self._writer = np.full(grains, -1, np.int32)
         self._written = np.zeros(grains, np.int32)
         self._writer_warp = np.zeros(grains, np.int16)
         self._writer_lane = np.zeros(grains, np.uint8)
         self._writer_is_plain = np.zeros(grains, bool)
+        self._writer_time = np.zeros(grains, np.int32)  # of the block
         self._reader = np.full(grains, -1, np.int32)
         self._read = np.zeros(grains, np.int32)
         self._reader_warp = np.zeros(grains, np.int16)
         self._reader_lane = np.zeros(grains, np.uint8)
         self._reader_is_plain = np.zeros(grains, bool)
+        self._reader_time = np.zeros(grains, np.int32)
 
     def access(
         self, grain: Array, identity: Array, warp: Array, lane: Array, now: Array, seen: Array, block: Array,
         what: str, is_synchronising: bool,
     ) -> tuple[int, str] | None:  # fmt: skip
         """Record accesses; (position, message) of one that races, or None."""
+        if is_synchronising:
+            self.order.synchronize(grain, identity, acquires=what != "write", releases=what != "read")
         writer = self._writer[grain]
         other = (writer >= 0) & (writer != identity)
         if is_synchronising:
             other &= self._writer_is_plain[grain]
+        if other.any():
+            other[other] = self.order.unseen(identity[other], writer[other], self._writer_time[grain[other]])
         if other.any():
             at = int(np.argmax(other))
             return at, f"a {what} of what block {int(writer[at])} of the grid wrote"
@@ -405,11 +417,15 @@ class GlobalRaces:
             self._reader[grain[self._reader[grain] != identity]] = self.SEVERAL
             self._read[grain], self._reader_warp[grain], self._reader_lane[grain] = now, warp, lane
             self._reader_is_plain[grain] |= not is_synchronising
+            self._reader_time[grain] = self.order.time[identity]
             return None
         reader = self._reader[grain]
         foreign = (reader == self.SEVERAL) | ((reader >= 0) & (reader != identity))
         if is_synchronising:
             foreign &= self._reader_is_plain[grain]
+        if foreign.any():
+            one = foreign & (reader >= 0)
+            foreign[one] = self.order.unseen(identity[one], reader[one], self._reader_time[grain[one]])
         if foreign.any():
             at = int(np.argmax(foreign))
             return at, f"a {what} of what another block of the grid reads"
@@ -428,6 +444,7 @@ class GlobalRaces:
         self._writer_warp[grain] = warp
         self._writer_lane[grain] = lane
         self._writer_is_plain[grain] = not is_synchronising
+        self._writer_time[grain] = self.order.time[identity]
         clash = (self._writer[grain] != identity) | (self._writer_warp[grain] != warp)
         if clash.any() and not is_synchronising:
             return int(np.argmax(clash)), "a write while another warp writes the same place"

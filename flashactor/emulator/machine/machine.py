@@ -125,6 +125,16 @@ class Machine:
         self._windows: dict[tuple[int, int, int, int], Window] = {}
         self._lengths = [block.stop - block.start for block in kernel.flow.blocks]
         self._needs_group = np.array([block.needs_warpgroup for block in kernel.flow.blocks] + [False])
+        # Blocks in which a thread does nothing but leave.
+        self._leaves = np.array(
+            [
+                block.stop - block.start == 1
+                and kernel.entry.instructions[block.start].opcode in ("ret", "exit")
+                and kernel.entry.instructions[block.start].guard is None
+                for block in kernel.flow.blocks
+            ]
+            + [False]
+        )
         self._any_needs_group = bool(self._needs_group.any())
 
     # ---- the loop
@@ -165,6 +175,10 @@ class Machine:
             runnable = self._alive_3d & ~held.reshape(self._alive_3d.shape)
             positions = np.where(runnable, self._position, NOWHERE)
             by_warp = positions.min(2)
+            leaving = runnable & self._leaves[self._position]
+            if leaving.any():
+                # Lanes at their end leave before the rest of their warp meets at a barrier without them.
+                return self._all_at(int(self._position[leaving][0]), leaving)
             if self._any_needs_group:
                 by_warp = self._hold_incomplete_groups(by_warp, positions)
             if (by_warp != NOWHERE).any():
@@ -187,6 +201,12 @@ class Machine:
         inside = (slice(edges[0], edges[1]), slice(edges[2], edges[3]))
         mask = (positions[inside] == position) & chosen[inside][..., None]
         return position, self.window(*edges), True if mask.all() else mask
+
+    def _all_at(self, position: int, lanes: Array) -> tuple[int, Window, Mask]:
+        """The lanes, of some, that are at a position."""
+        everything = self.window(0, self.warps_per_block, 0, self.blocks)
+        mask = lanes & (self._position == position)
+        return position, everything, True if mask.all() else mask
 
     def _hold_incomplete_groups(self, by_warp: Array, positions: Array) -> Array:
         """Warps at a warpgroup's instruction wait until all four are there, with all their lanes."""
@@ -394,6 +414,11 @@ class Machine:
         return self.memory_image.buffer[start : start + size].tobytes() if start >= 0 else b""
 
     # ---- faults
+    def fence_global(self, w: Window, m: Mask, i: int, _: None) -> None:
+        """membar and fence: only the race check has a use for them."""
+        if self.clocks is not None:
+            self.clocks.fence_global(w, m)
+
     def trap(self, w: Window, m: Mask, i: int) -> NoReturn:
         """trap: the kernel gives up."""
         self.fault(

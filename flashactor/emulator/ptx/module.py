@@ -157,6 +157,7 @@ class Entry:
     Attributes:
         name: its symbol.
         parameters: name -> (offset, bytes) in parameter memory.
+        parameter_types: name -> the declared type; of a struct, ``b8``.
         parameter_bytes: size of the parameter memory.
         instructions: in textual order.
         registers: every virtual register.
@@ -169,6 +170,7 @@ class Entry:
 
     name: str
     parameters: dict[str, tuple[int, int]]
+    parameter_types: dict[str, str]
     parameter_bytes: int
     threads_limit: int | None = None
     is_limit_exact: bool = False

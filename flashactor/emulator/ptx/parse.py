@@ -50,6 +50,8 @@ _INSTRUCTION = re.compile(r"(?:@(!?)([%\w$]+)\s+)?([a-z]\w*)((?:[.:][\w:]+)*)\s*
 _THREADS = re.compile(r"\.(?:maxntid|reqntid)\s+([\d,\s]+)")
 
 DYNAMIC_SHARED_ALIGNMENT = 1024
+MOST_REGISTERS = 1_000_000
+"""Of one declaration; what asks for more is no kernel."""
 
 
 @dataclass(slots=True)
@@ -124,7 +126,9 @@ class _Parser:
         found = _ENTRY_NAME.search(self._text, self._at)
         if found is None:
             raise self._syntax("an entry", "an entry with a body")
-        parameters, offset = {}, 0
+        parameters: dict[str, tuple[int, int]] = {}
+        types: dict[str, str] = {}
+        offset = 0
         for declaration in split_list(found[2] or ""):
             parsed = _PARAMETER.match(declaration.strip())
             if parsed is None or parsed[2] not in TYPE_BYTES:
@@ -133,6 +137,7 @@ class _Parser:
             offset = _align(offset, int(parsed[1] or unit))
             size = unit * int(parsed[4] or 1)
             parameters[parsed[3]] = (offset, size)
+            types[parsed[3]] = parsed[2]
             offset += size
         if "cluster" in found[3] and not re.search(r"\.\w*cluster\s+1\s*(,\s*1\s*)*(\n|$)", found[3]):
             raise unsupported(self._line(), " ".join(found[3].split()), "a cluster of blocks")
@@ -143,7 +148,7 @@ class _Parser:
             for extent in limit[1].split(","):
                 threads *= int(extent)
         is_exact = limit is not None and limit[0].startswith(".reqntid")
-        entry = Entry(found[1], parameters, offset, threads, is_exact)
+        entry = Entry(found[1], parameters, types, offset, threads, is_exact)
         self._at = found.end()
         entry.shared_bytes = self._ends["shared"]
         _Body(self, entry).parse()
@@ -171,7 +176,10 @@ class _Parser:
         else:
             offset = _align(self._ends[space], aligned)
             self._ends[space] = offset + size
-        data = None if initial is None else _initial_bytes(initial, type_, size)
+        try:
+            data = None if initial is None else _initial_bytes(initial, type_, size)
+        except ValueError as error:
+            raise unsupported(self._line(), statement, "an initial value that is an address") from error
         variable = Variable(name, space, offset, size, aligned, data)
         scope.symbols[name] = variable
         if space in ("global", "const"):
@@ -257,8 +265,18 @@ class _Body:
                 self._scope.labels[found[1]] = len(self._pending)
             else:
                 self._statement()
+        self._end_with_return()
         self._entry.dynamic_offset = _align(self._entry.shared_bytes, DYNAMIC_SHARED_ALIGNMENT)
         self._resolve()
+
+    def _end_with_return(self) -> None:
+        """Threads that run past the last instruction leave; so do those of an entry without any."""
+        last = self._pending[-1].found if self._pending else None
+        if last and last[2] is None and last[3] in ("ret", "exit", "trap", "bra"):
+            return
+        found = _INSTRUCTION.match("ret")
+        assert found
+        self._pending.append(_Pending(self._parser._line(), self._scope, "ret", found, self._source))
 
     def _source_line(self, found: re.Match[str]) -> SourceLine:
         """The place that a .loc names; the place of a call was named before it, with its own caller."""
@@ -292,6 +310,8 @@ class _Body:
         type_, names = found.groups()
         for name in names.split(","):
             ranged = _RANGE.match(name.strip())
+            if ranged and int(ranged[2]) > MOST_REGISTERS:
+                raise unsupported(self._parser._line(), name.strip(), f"more than {MOST_REGISTERS} registers")
             each = [f"{ranged[1]}{i}" for i in range(int(ranged[2]))] if ranged else [name.strip()]
             for one in each:
                 register = Register(one, type_, len(self._entry.registers))

@@ -70,6 +70,8 @@ def store(s: Statement) -> None:
     type_ = s.type()
     _require_items(s, s.operands[1])
     base, offset = s.address(s.operands[0])
+    if order == "release":
+        s.call("fence_global", "None")
     s.call(
         "memory.store",
         repr(space),
@@ -97,6 +99,8 @@ def atomic(s: Statement) -> None:
     rest = s.operands[1:] if s.instruction.opcode == "atom" else s.operands
     _require_items(s, rest[1])
     base, offset = s.address(rest[0])
+    if order in ("release", "acq_rel"):
+        s.call("fence_global", "None")
     s.call(
         "memory.atomic",
         repr(space),

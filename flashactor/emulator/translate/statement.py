@@ -180,6 +180,8 @@ class Statement:
             self.refuse(f"{operand} as an address")
         assert isinstance(operand, Address)
         base = operand.base
+        if not -(2**63) <= operand.offset < 2**63:
+            self.refuse("an offset beyond 64 bits")
         if isinstance(base, Register):
             return self.value(base, "u64" if WIDTHS[base.type] == 8 else "u32"), operand.offset
         if isinstance(base, Symbol):

@@ -41,8 +41,9 @@ def barrier(s: Statement) -> None:
 
 @emits("membar")
 def membar(s: Statement) -> None:
-    """membar: memory is updated in program order here, so nothing is left to order."""
-    s.ignore("cta", "gl", "sys")
+    """membar: memory is updated in program order here; the race check notes fences of the device."""
+    if s.require("cta", "gl", "sys") != "cta":
+        s.call("fence_global", "None")
 
 
 @emits("fence")
@@ -59,7 +60,9 @@ def fence(s: Statement) -> None:
         return
     if s.flag("mbarrier_init"):
         s.call("mbarriers.fence_init", "None")
-    s.ignore("acq_rel", "acquire", "release", "sc", "cta", "cluster", "gpu", "sys")
+    s.ignore("acq_rel", "acquire", "release", "sc")
+    if s.choice("cta", "cluster", "gpu", "sys") in ("gpu", "sys"):
+        s.call("fence_global", "None")
     s.ignore_prefixed("sync_restrict", "shared::")
 
 

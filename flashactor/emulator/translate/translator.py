@@ -194,7 +194,14 @@ class _Translator:
                 EMITTERS[opcode](statement)
             except EmulationError:
                 raise
-            except (IndexError, ValueError, KeyError, AssertionError) as error:
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AssertionError,
+            ) as error:
                 raise statement.error(f"{opcode} with these operands") from error
             statement.finish()
         else:
