@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flashactor.emulator import halves, numeric
 from flashactor.emulator.machine import arena
 from flashactor.emulator.machine.window import Mask, Window
-from flashactor.errors import EmulationError, MemoryAccessError, UninitializedReadError
+from flashactor.errors import DataRaceError, EmulationError, MemoryAccessError, UninitializedReadError
 
 if TYPE_CHECKING:
     from flashactor.emulator.machine.machine import Machine
@@ -30,6 +30,11 @@ _REPEAT = {1: 0x01, 2: 0x0101, 4: 0x01010101, 8: 0x0101010101010101}
 def units(buffer: Array) -> dict[int, Array]:
     """A byte buffer, of a multiple of 16 bytes, as elements of each power of two up to 16 bytes."""
     return {size: buffer.view(code) for size, code in _UNIT.items()}
+
+
+def shift_of(size: int) -> int:
+    """By how much an offset is shifted to index elements of a size, a power of two."""
+    return size.bit_length() - 1
 
 
 def all_are(shadow: dict[int, Array], index: Array, size: int, value: int) -> Array:
@@ -79,7 +84,7 @@ class MemoryUnit:
         address += offset
         if space == "generic":
             for space_, part in self._by_space(w, m, i, address):
-                inside = self._submask(w, m, part)
+                inside = w.submask(m, part)
                 rebased = address[part] - WINDOWS[space_]
                 self._load(w, inside, i, space_, rebased, targets, width, count, is_synchronising)
             return
@@ -101,10 +106,10 @@ class MemoryUnit:
             if address.size and (int(address.min()) < 0 or int(address.max()) + size > limit):
                 bad = (address < 0) | (address + size > limit)
                 self._out_of_bounds(w, m, i, bad, address, "param", f"parameters of {limit} bytes")
-            values = self._parameters[size][address >> (size.bit_length() - 1)]
+            values = self._parameters[size][address >> shift_of(size)]
         elif space == "shared":
             index = self.shared_index(w, m, i, address, size, "shared")
-            at = index >> (size.bit_length() - 1)
+            at = index >> shift_of(size)
             ready = all_are(self.shared_shadow, at, size, READY)
             if not ready.all():
                 self._not_ready(w, m, i, ready, index, address, size)
@@ -116,14 +121,14 @@ class MemoryUnit:
             at = self._local_index(w, m, i, address, size)
             ready = all_are(self._local_shadow, at, size, READY)
             if not ready.all():
-                self._uninitialised(w, m, i, ready, address, "local memory")
+                self._uninitialized(w, m, i, ready, address, "local memory")
             values = self._local_units[size][at]
         else:
             index = self.global_index(w, m, i, address, size)
-            at = index >> (size.bit_length() - 1)
+            at = index >> shift_of(size)
             good = have_bits(self.global_shadow, at, size, arena.VALID | arena.WRITTEN)
             if not good.all():
-                self._bad_global(w, m, i, good, at, size, address, "read")
+                self.refuse_global(w, m, i, good, at, size, address, "read")
             if self._m.clocks is not None:
                 self._m.clocks.read_global(w, m, i, index, size, is_synchronising)
             self._m.report.global_(w, m, i, address, size)
@@ -150,7 +155,7 @@ class MemoryUnit:
         if space == "generic":
             for space_, part in self._by_space(w, m, i, address):
                 rebased = address[part] - WINDOWS[space_]
-                self._store(w, self._submask(w, m, part), i, space_, rebased, data[part], is_synchronising)
+                self._store(w, w.submask(m, part), i, space_, rebased, data[part], is_synchronising)
             return
         self._store(w, m, i, space, address, data, is_synchronising)
 
@@ -176,7 +181,7 @@ class MemoryUnit:
             self._fault(MemoryAccessError, w, m, i, None, address, f"a store to {space} memory", "global")
         else:
             index = self.global_index(w, m, i, address, size)
-            at = index >> (size.bit_length() - 1)
+            at = index >> shift_of(size)
             self._require_writable(w, m, i, at, size, address)
             if self._m.clocks is not None:
                 self._m.clocks.write_global(w, m, i, index, size, is_synchronising)
@@ -188,7 +193,7 @@ class MemoryUnit:
 
     def write_shared(self, w: Window, m: Mask, i: int, index: Array, size: int, values: Array) -> None:
         """Write checked places of shared memory."""
-        at = index >> (size.bit_length() - 1)
+        at = index >> shift_of(size)
         self.require_settled(w, m, i, index, at, size)
         if self._m.clocks is not None:
             self._m.clocks.write_shared(w, m, i, index, size)
@@ -211,8 +216,8 @@ class MemoryUnit:
                     "wait for the copy before its destination is written again",
                 )  # fmt: skip
         if self._m.in_flight_reads:
-            self._m.bulk.require_not_read(w, m, i, index, size)
-            self._m.warpgroups.require_not_read(w, m, i, index, size)
+            self._m.bulk.reads.require_none(w, m, i, index)
+            self._m.warpgroups.reads.require_none(w, m, i, index)
 
     # ---- atom, red
     def atomic(
@@ -239,7 +244,7 @@ class MemoryUnit:
         size = width * operands.shape[1]
         if space == "shared":
             index = self.shared_index(w, m, i, address, size, "shared")
-            at = index >> (width.bit_length() - 1)
+            at = index >> shift_of(width)
             ready = all_are(self.shared_shadow, at, width, READY)
             if not ready.all():
                 self._not_ready(w, m, i, ready, index, address, width)
@@ -248,10 +253,10 @@ class MemoryUnit:
             memory = self.shared_units[width]
         elif space in ("global", "generic"):
             index = self.global_index(w, m, i, address, size)
-            at = index >> (width.bit_length() - 1)
+            at = index >> shift_of(width)
             good = have_bits(self.global_shadow, at, width, arena.VALID | arena.WRITTEN)
             if not good.all():
-                self._bad_global(w, m, i, good, at, width, address, "atomic")
+                self.refuse_global(w, m, i, good, at, width, address, "atomic")
             self._require_writable(w, m, i, at, width, address)
             if self._m.clocks is not None:
                 self._m.clocks.atomic_global(w, m, i, index, size, order)
@@ -270,7 +275,7 @@ class MemoryUnit:
                 before = memory[at[now] + part]
                 old[now, part] = before
                 second = None if others is None else others[now, part]
-                memory[at[now] + part] = _atomic_result(
+                memory[at[now] + part] = atomic_result(
                     operation, type_, before, operands[now, part], second, is_flushed
                 )
             pending = np.setdiff1d(pending, now, assume_unique=True)
@@ -297,7 +302,7 @@ class MemoryUnit:
         if index.size:
             if int(index.min()) < 0 or int(index.max()) + size > self._m.memory_image.top:
                 bad = (index < 0) | (index + size > self._m.memory_image.top)
-                self._bad_global(w, m, i, ~bad, None, size, address, "access")
+                self.refuse_global(w, m, i, ~bad, None, size, address, "access")
             if size > 1 and (index & (size - 1)).any():
                 self._misaligned(w, m, i, address, size, "global")
         return np.asarray(index)
@@ -311,7 +316,7 @@ class MemoryUnit:
             if (address & (size - 1)).any():
                 self._misaligned(w, m, i, address, size, "local")
         lanes = w.active(m, w.lanes)
-        return np.asarray((address + lanes * self._m.local_stride) >> (size.bit_length() - 1))
+        return np.asarray((address + lanes * self._m.local_stride) >> shift_of(size))
 
     def _by_space(self, w: Window, m: Mask, i: int, address: Array) -> list[tuple[str, Array]]:
         """The spaces that generic addresses lie in, each with the positions of its addresses."""
@@ -326,13 +331,6 @@ class MemoryUnit:
             self._out_of_bounds(w, m, i, bad, address, "generic", "some state space")
         return found
 
-    @staticmethod
-    def _submask(w: Window, m: Mask, part: Array) -> Array:
-        active = np.flatnonzero(np.ones(w.lanes.size, bool) if m is True else m.ravel())[part]
-        mask = np.zeros(w.lanes.size, bool)
-        mask[active] = True
-        return mask.reshape(w.shape)
-
     # ---- details
     def _parameter(self, i: int, at: int, width: int) -> Any:
         limit = self._m.kernel.entry.parameter_bytes
@@ -341,7 +339,7 @@ class MemoryUnit:
                 MemoryAccessError, i, "param", f"{width} bytes at {at}",
                 f"one within {len(self._m.parameters)} bytes of parameters", "pass what the kernel declares",
             )  # fmt: skip
-        return self._parameters[width][at >> (width.bit_length() - 1)]
+        return self._parameters[width][at >> shift_of(width)]
 
     @staticmethod
     def _put_scalar(target: Array, value: Any, m: Mask) -> None:
@@ -381,7 +379,7 @@ class MemoryUnit:
     def _require_writable(self, w: Window, m: Mask, i: int, at: Array, size: int, address: Array) -> None:
         good = have_bits(self.global_shadow, at, size, arena.VALID)
         if not good.all():
-            self._bad_global(w, m, i, good, at, size, address, "write")
+            self.refuse_global(w, m, i, good, at, size, address, "write")
         if size == 16:
             pairs = self.global_shadow[8].reshape(-1, 2)[at]
             locked = np.asarray((pairs & np.uint64(_REPEAT[8] * arena.READ_ONLY)).any(-1))
@@ -401,8 +399,6 @@ class MemoryUnit:
         raw = f"u{stored.dtype.itemsize}" if stored.dtype.itemsize < 16 else "u8"
         differ = stored.view(raw) != np.ascontiguousarray(values).view(raw)
         if differ.any():
-            from flashactor.errors import DataRaceError
-
             differ = differ.reshape(at.size, -1).any(-1)
             self._fault(
                 DataRaceError, w, m, i, differ, address,
@@ -435,9 +431,10 @@ class MemoryUnit:
             f"a misaligned {what} access of {size} bytes", f"an address that is a multiple of {size}",
         )  # fmt: skip
 
-    def _bad_global(
+    def refuse_global(
         self, w: Window, m: Mask, i: int, good: Array, at: Array | None, size: int, address: Array, what: str
     ) -> NoReturn:
+        """Raise for global memory that is in no array or has no value, at the first that is not good."""
         first = int(np.argmin(good))
         where = self._m.memory_image.describe(int(address[first]))
         if at is not None and bool(
@@ -452,34 +449,37 @@ class MemoryUnit:
             f"a global {what} of {size} bytes outside of every array, {where}", "an element of an array",
         )  # fmt: skip
 
-    def _uninitialised(self, w: Window, m: Mask, i: int, ready: Array, address: Array, what: str) -> NoReturn:
+    def _uninitialized(self, w: Window, m: Mask, i: int, ready: Array, address: Array, what: str) -> NoReturn:
         self._fault(
             UninitializedReadError, w, m, i, ~ready, address,
             f"a read of {what} that nothing has written", "a place that has a value",
         )  # fmt: skip
 
+    def _is_in_flight(self, start: int, size: int) -> bool:
+        """Whether an asynchronous copy is still writing some of these bytes of shared memory."""
+        return bool((self._m.shared_shadow[start : start + size] == IN_FLIGHT).any())
+
     def _not_ready(
         self, w: Window, m: Mask, i: int, ready: Array, index: Array, address: Array, size: int
     ) -> NoReturn:
         first = int(np.argmin(ready))
-        start = int(index[first])
-        if (self._m.shared_shadow[start : start + size] == IN_FLIGHT).any():
+        if self._is_in_flight(int(index[first]), size):
             self._fault(
                 UninitializedReadError, w, m, i, ~ready, address,
                 "a read of shared memory that an asynchronous copy is still writing",
                 "a wait for the copy, and a barrier, before the read",
             )  # fmt: skip
-        self._uninitialised(w, m, i, ready, address, "shared memory")
+        self._uninitialized(w, m, i, ready, address, "shared memory")
 
     def require_ready(self, w: Window, m: Mask, i: int, index: Array, size: int, lanes: Array) -> None:
         """Refuse collective reads, ``index`` [n] by ``lanes`` [n], of shared memory that has no value yet."""
-        at = index >> (size.bit_length() - 1)
+        at = index >> shift_of(size)
         ready = all_are(self.shared_shadow, at, size, READY)
         if ready.all():
             return
         first = int(np.argmin(ready))
         start = int(index[first])
-        flying = (self._m.shared_shadow[start : start + size] == IN_FLIGHT).any()
+        flying = self._is_in_flight(start, size)
         what = "an asynchronous copy is still writing" if flying else "nothing has written"
         self._m.fault(
             UninitializedReadError, i, "memory", f"a read of shared memory that {what}",
@@ -488,7 +488,7 @@ class MemoryUnit:
         )  # fmt: skip
 
 
-def _atomic_result(
+def atomic_result(
     operation: str, type_: str, old: Array, value: Array, other: Array | None, is_flushed: bool = False
 ) -> Array:
     """What an atomic leaves in memory; all in the unsigned type of the width."""

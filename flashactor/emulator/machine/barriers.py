@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class BarrierUnit:
         wanted = self._expected[block, number] or self._m.alive_threads()[block]
         return f"barrier {number} ({int(self._arrived[block, number])} of {int(wanted)} threads)"
 
-    def _fault(self, i: int, lane: int, got: str, expected: str) -> None:
+    def _fault(self, i: int, lane: int, got: str, expected: str) -> NoReturn:
         self._m.fault(
             BarrierError, i, "barrier", got, expected, "count who arrives at the barrier, and who waits",
             lane=lane,

@@ -7,14 +7,15 @@ the latest moment that the rules allow. A store reads shared memory when its gro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator import tensormap
 from flashactor.emulator.machine import arena
-from flashactor.emulator.machine.access import IN_FLIGHT, READY, WINDOWS, have_bits
+from flashactor.emulator.machine.access import IN_FLIGHT, READY, WINDOWS, atomic_result, have_bits
+from flashactor.emulator.machine.reads import PendingReads
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.errors import AsyncHazardError, MemoryAccessError
 
@@ -66,8 +67,11 @@ class BulkUnit:
         self._loads: list[_Load] = []
         self._stores: list[_Store] = []
         self._group = np.zeros(machine.lane_count, np.int64)
-        # Stores that still read each 16-byte chunk of shared memory.
-        self._readers = np.zeros(len(machine.shared) >> 4, np.int32)
+        self.reads = PendingReads(
+            machine,
+            "a bulk store is still",
+            "wait for it (cp.async.bulk.wait_group.read) before its source is written again",
+        )
 
     @property
     def pending_loads(self) -> int:
@@ -98,9 +102,9 @@ class BulkUnit:
         for at, lane in enumerate(w.active(m, w.lanes)):
             tensor = self._tensor(i, int(lane), int(maps[at]), len(coordinates))
             start = int(destination[at])
-            self._check_box(i, int(lane), tensor, start)
+            self._check_alignment(i, int(lane), start)
             origin = [int(coordinate[at]) for coordinate in at_each]
-            source_at, _ = _box(tensor, origin)
+            source_at = _box(tensor, origin)
             offsets = tensor.swizzle.apply(start + np.arange(tensor.box_bytes))
             filled = _fill(tensor)
             shared = self._shared(i, int(lane), 0, np.asarray(offsets))
@@ -167,8 +171,8 @@ class BulkUnit:
         for at, lane in enumerate(w.active(m, w.lanes)):
             tensor = self._tensor(i, int(lane), int(maps[at]), len(coordinates))
             start = int(origin[at])
-            self._check_box(i, int(lane), tensor, start)
-            target, _ = _box(tensor, [int(coordinate[at]) for coordinate in at_each])
+            self._check_alignment(i, int(lane), start)
+            target = _box(tensor, [int(coordinate[at]) for coordinate in at_each])
             offsets = np.asarray(tensor.swizzle.apply(start + np.arange(tensor.box_bytes)))
             shared = self._shared(i, int(lane), 0, offsets)
             inside = target >= 0
@@ -202,8 +206,7 @@ class BulkUnit:
             )
         group = int(self._group[lane])
         self._stores.append(_Store(i, lane, group, source, destination, chunks, operation, type_))
-        self._readers[chunks >> 4] += 1
-        machine.in_flight_reads += 1
+        self.reads.begin(chunks)
 
     def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
         """cp.async.bulk.commit_group."""
@@ -246,17 +249,6 @@ class BulkUnit:
                 )  # fmt: skip
             self._stores.remove(store)
 
-    def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
-        """Refuse to write where a bulk store is still reading."""
-        touched = self._readers[index >> 4] > 0
-        if touched.any():
-            at = int(np.argmax(touched))
-            self._m.fault_async(
-                w, m, i, at, int(index[at] % self._m.shared_stride),
-                "a write to shared memory that a bulk store is still reading",
-                "wait for it (cp.async.bulk.wait_group.read) before its source is written again",
-            )  # fmt: skip
-
     def _finish(self, store: _Store) -> None:
         if store.is_read:
             return
@@ -269,19 +261,16 @@ class BulkUnit:
         if store.operation is None:
             memory.global_units[1][store.destination] = data
         else:
-            from flashactor.emulator.machine.access import _atomic_result
-
             code = REDUCED[store.type or "f32"]
             at = store.destination[::code] // code
             unit = memory.global_units[code]
-            result = _atomic_result(
+            result = atomic_result(
                 store.operation, store.type or "f32", unit[at], data.view(f"u{code}"), None
             )
             unit[at] = result
         memory.mark_written(store.destination, 1)
         store.is_read = True
-        self._readers[store.chunks >> 4] -= 1
-        machine.in_flight_reads -= 1
+        self.reads.end(store.chunks)
 
     # ---- checks
     @staticmethod
@@ -303,7 +292,7 @@ class BulkUnit:
             lane = int(w.active(m, w.lanes)[int(np.argmax(wrong))])
             self._fault(i, lane, "a misaligned bulk copy", "addresses and sizes that are multiples of 16")
 
-    def _check_box(self, i: int, lane: int, tensor: tensormap.TensorMap, start: int) -> None:
+    def _check_alignment(self, i: int, lane: int, start: int) -> None:
         if start % 128:
             self._fault(
                 i, lane, "a misaligned bulk tensor copy", "a shared address that is a multiple of 128", start
@@ -320,7 +309,6 @@ class BulkUnit:
                 "a tensor map, aligned to 64",
                 address,
             )
-        assert decoded is not None
         return decoded
 
     def _with_bits(self, index: Array, bits: int) -> Array:
@@ -352,15 +340,15 @@ class BulkUnit:
                 "elements of an array", address,
             )  # fmt: skip
 
-    def _fault(self, i: int, lane: int, got: str, expected: str, address: int | None = None) -> None:
+    def _fault(self, i: int, lane: int, got: str, expected: str, address: int | None = None) -> NoReturn:
         self._m.fault(
             MemoryAccessError, i, "bulk copy", got, expected, "check the copy's operands and the tensor map",
             lane=lane, address=address,
         )  # fmt: skip
 
 
-def _box(tensor: tensormap.TensorMap, origin: list[int]) -> tuple[Array, Array]:
-    """Offsets in the arena of the box's bytes, -1 outside of the tensor; and of its elements."""
+def _box(tensor: tensormap.TensorMap, origin: list[int]) -> Array:
+    """Offsets in the arena of the box's bytes, -1 outside of the tensor."""
     extents = tensor.box_items
     offset = np.zeros(extents[::-1], np.int64)
     inside = np.ones(extents[::-1], bool)
@@ -372,8 +360,7 @@ def _box(tensor: tensormap.TensorMap, origin: list[int]) -> tuple[Array, Array]:
         inside = inside & (place >= 0) & (place < tensor.dims[axis])
         offset = offset + place * strides[axis]
     items = np.where(inside, tensor.address - arena.BASE + offset, -1).reshape(-1)
-    bytes_ = np.where(items[:, None] >= 0, items[:, None] + np.arange(tensor.item_bytes), -1).reshape(-1)
-    return bytes_, items
+    return np.where(items[:, None] >= 0, items[:, None] + np.arange(tensor.item_bytes), -1).reshape(-1)
 
 
 def _fill(tensor: tensormap.TensorMap) -> Array:

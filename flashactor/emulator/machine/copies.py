@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator.machine import arena
-from flashactor.emulator.machine.access import IN_FLIGHT, READY, have_bits
+from flashactor.emulator.machine.access import IN_FLIGHT, READY, have_bits, shift_of
 from flashactor.emulator.machine.window import Mask, Window
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class CopyUnit:
         lanes = w.active(m, w.lanes)
         data = np.zeros((address.size, size), np.uint8)
         if taken is None:
-            reading = None
             self._read(w, m, i, address, size, data, slice(None))
         else:
             count = w.flat(m, taken)
@@ -72,7 +71,7 @@ class CopyUnit:
             if reading.all() and (count >= size).all():
                 self._read(w, m, i, address, size, data, slice(None))
             elif reading.any():
-                part = memory._submask(w, m, np.flatnonzero(reading))
+                part = w.submask(m, np.flatnonzero(reading))
                 chosen = np.flatnonzero(reading)
                 short = count[chosen] < size
                 if short.any():
@@ -80,7 +79,7 @@ class CopyUnit:
                 else:
                     self._read(w, part, i, address[chosen], size, data, chosen)
         self._m.report.shared(w, m, i, destination, size)
-        at = index >> (size.bit_length() - 1)
+        at = index >> shift_of(size)
         memory.require_settled(w, m, i, index, at, size)
         if self._m.clocks is not None:
             self._m.clocks.write_shared(w, m, i, index, size)
@@ -91,10 +90,10 @@ class CopyUnit:
     def _read(self, w: Window, m: Mask, i: int, address: Array, size: int, data: Array, rows: Any) -> None:
         memory = self._m.memory
         index = memory.global_index(w, m, i, address, size)
-        at = index >> (size.bit_length() - 1)
+        at = index >> shift_of(size)
         good = have_bits(memory.global_shadow, at, size, arena.VALID | arena.WRITTEN)
         if not good.all():
-            memory._bad_global(w, m, i, good, at, size, address, "read")
+            memory.refuse_global(w, m, i, good, at, size, address, "read")
         if self._m.clocks is not None:
             self._m.clocks.read_global(w, m, i, index, size, False)
         self._m.report.global_(w, m, i, address, size)
@@ -112,8 +111,8 @@ class CopyUnit:
                 index = address[inside] + byte - arena.BASE
                 good = have_bits(memory.global_shadow, index, 1, arena.VALID | arena.WRITTEN)
                 if not good.all():
-                    chosen = memory._submask(w, m, np.flatnonzero(inside))
-                    memory._bad_global(w, chosen, i, good, index, 1, address[inside] + byte, "read")
+                    chosen = w.submask(m, np.flatnonzero(inside))
+                    memory.refuse_global(w, chosen, i, good, index, 1, address[inside] + byte, "read")
                 data[rows[inside], byte] = memory.global_units[1][index]
 
     def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
@@ -167,7 +166,7 @@ class CopyUnit:
 
     def _arrive(self, copy: _Copy) -> None:
         memory = self._m.memory
-        at = copy.index >> (copy.size.bit_length() - 1)
+        at = copy.index >> shift_of(copy.size)
         if self._m.clocks is not None:
             self._m.clocks.arrive_shared(copy.lanes, copy.instruction, copy.index, copy.size)
         code = {4: "u4", 8: "u8", 16: "c16"}[copy.size]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,9 +128,7 @@ class MbarrierUnit:
             if not done.all():
                 self._m.yield_lanes(lanes[~done])
             return m
-        finished = np.zeros(w.lanes.size, bool)
-        finished[np.flatnonzero(np.ones(w.lanes.size, bool) if m is True else m.ravel())[done]] = True
-        finished = finished.reshape(w.shape)
+        finished = w.submask(m, done)
         np.copyto(target, True, where=finished)
         self._m.park_lanes(lanes[~done])
         return finished
@@ -271,7 +269,7 @@ class MbarrierUnit:
         ]
         return "mbarriers of its block: " + "; ".join(parts)
 
-    def _fault(self, w: Window, m: Mask, i: int, at: int, got: str, expected: str) -> None:
+    def _fault(self, w: Window, m: Mask, i: int, at: int, got: str, expected: str) -> NoReturn:
         self._m.fault(
             BarrierError, i, "mbarrier", got, expected, "see the PTX ISA, mbarrier",
             lane=int(w.active(m, w.lanes)[at]),

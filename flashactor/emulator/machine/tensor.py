@@ -34,13 +34,21 @@ def elements(registers: Array, type_: str) -> Array:
     return np.asarray(numeric.fp8_values(type_)[registers.view(np.uint8).reshape(count, 8, 16)])
 
 
+def joined_rows(quarters: list[Array]) -> Array:
+    """The parts ``[warp][8][columns]`` of A, one for each register, as ``[warp][16][k]``."""
+    count, _, columns = quarters[0].shape
+    matrix = np.empty((count, 16, len(quarters) // 2 * columns), np.float32)
+    for index, quarter in enumerate(quarters):
+        rows, column = index % 2 * 8, index // 2 * columns
+        matrix[:, rows : rows + 8, column : column + columns] = quarter
+    return matrix
+
+
 class TensorUnit:
     """Executes the warp's matrix instructions."""
 
     def __init__(self, machine: Machine) -> None:
         self._m = machine
-        lane = np.arange(32)
-        self._row, self._quad = lane // 4, lane % 4
 
     def fragment(self, w: Window, m: Mask, type_: str, side: str, registers: list[Any]) -> Array:
         """An operand: A as ``[warp][16][k]``, B as ``[warp][8][k]``, which is its transpose."""
@@ -49,15 +57,9 @@ class TensorUnit:
         for register in registers:
             by_warp = w.by_warp(register)
             quarters.append(elements(by_warp if active is True else by_warp[active], type_))
-        count, _, columns = quarters[0].shape
         if side == "b":
             return quarters[0] if len(quarters) == 1 else np.concatenate(quarters, 2)
-        depth = len(quarters) // 2
-        matrix = np.empty((count, 16, depth * columns), np.float32)
-        for index, quarter in enumerate(quarters):
-            rows, column = index % 2 * 8, index // 2 * columns
-            matrix[:, rows : rows + 8, column : column + columns] = quarter
-        return matrix
+        return joined_rows(quarters)
 
     def multiply(
         self, w: Window, m: Mask, i: int, results: list[Array], a: Array, b: Array, c: list[Any], type_: str

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator import halves, numeric
-from flashactor.emulator.machine.tensor import elements
+from flashactor.emulator.machine.reads import PendingReads
+from flashactor.emulator.machine.tensor import elements, joined_rows
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.emulator.tensormap import Swizzle
 from flashactor.errors import AsyncHazardError, DivergenceError, MemoryAccessError
@@ -75,8 +76,11 @@ class WarpgroupUnit:
         groups = (machine.blocks, -(-machine.warps_per_block // 4))
         self._committed = np.zeros(groups, np.int64)
         self._reading: list[_Reading] = []
-        # Readings of each 16-byte chunk of shared memory.
-        self._readers = np.zeros(len(machine.shared) >> 4, np.int32)
+        self.reads = PendingReads(
+            machine,
+            "a wgmma may still be",
+            "wait for the product (wgmma.wait_group) before its operands are written again",
+        )
 
     def fence(self, w: Window, m: Mask, i: int, _: None) -> None:
         """wgmma.fence; the static check of registers asks where it is needed."""
@@ -96,9 +100,8 @@ class WarpgroupUnit:
             done = reading.group in mine and reading.number < self._committed[reading.group] - newest
             (finished if done else kept).append(reading)
         self._reading = kept
-        self._m.in_flight_reads -= len(finished)
         for reading in finished:
-            self._readers[reading.chunks >> 4] -= 1
+            self.reads.end(reading.chunks)
         if self._m.clocks is None:
             return
         for reading in finished:
@@ -116,12 +119,7 @@ class WarpgroupUnit:
         groups = self._groups(w, m, i)  # [group][4] numbers of warps in the window
         if isinstance(a, list):
             parts = [elements(w.by_warp(register)[groups.reshape(-1)], a_type) for register in a]
-            count, _, width = parts[0].shape
-            left = np.empty((count, 16, 2 * width), np.float32)
-            for index, part in enumerate(parts):
-                rows, column = index % 2 * 8, index // 2 * width
-                left[:, rows : rows + 8, column : column + width] = part
-            left = left.reshape(len(groups), 64, -1)
+            left = joined_rows(parts).reshape(len(groups), 64, -1)
         else:
             left = self._fetch(w, i, groups, a, 64, a_type, transpose_a, "A")
         right = self._fetch(w, i, groups, b, columns, b_type, transpose_b, "B")
@@ -197,8 +195,7 @@ class WarpgroupUnit:
         if machine.clocks is not None:
             self._note_read(i, chunks, identity)
         self._reading.append(_Reading(identity, int(self._committed[identity]), chunks, i))
-        self._readers[chunks >> 4] += 1
-        machine.in_flight_reads += 1
+        self.reads.begin(chunks)
 
     def _note_read(self, i: int, chunks: Array, identity: tuple[int, int]) -> None:
         clocks = self._m.clocks
@@ -209,17 +206,6 @@ class WarpgroupUnit:
         """A lane of each warp of a warpgroup, repeated for each of some chunks."""
         block, group = identity
         return np.repeat(self._m.numbers[group * 4 : group * 4 + 4, block, 0], count)
-
-    def require_not_read(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
-        """Refuse to write where a wgmma may still read."""
-        touched = self._readers[index >> 4] > 0
-        if touched.any():
-            at = int(np.argmax(touched))
-            self._m.fault_async(
-                w, m, i, at, int(index[at] % self._m.shared_stride),
-                "a write to shared memory that a wgmma may still be reading",
-                "wait for the product (wgmma.wait_group) before its operands are written again",
-            )  # fmt: skip
 
     def leave(self, lanes: Array) -> None:
         """Lanes leave the kernel: their products must have been waited for."""
@@ -264,7 +250,7 @@ class WarpgroupUnit:
         first = w.lanes.reshape(-1, 32)[groups[:, 0], 0]
         return [(int(self._m.block_of[lane]), int(self._m.warp_of[lane]) // 4) for lane in first]
 
-    def _fault(self, i: int, lane: int, got: str, expected: str, address: int | None = None) -> None:
+    def _fault(self, i: int, lane: int, got: str, expected: str, address: int | None = None) -> NoReturn:
         self._m.fault(
             MemoryAccessError, i, "wgmma", got, expected, "check the descriptor", lane=lane, address=address
         )

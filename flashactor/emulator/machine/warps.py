@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator.machine.window import Mask, Window
-from flashactor.errors import DivergenceError
+from flashactor.errors import BarrierError, DivergenceError
 
 if TYPE_CHECKING:
     from flashactor.emulator.machine.machine import Machine
@@ -59,7 +59,7 @@ class WarpUnit:
 
         Every lane that a mask names must be here, with the same mask; and a lane's own mask must name it.
         """
-        lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        lanes = w.active_by_warp(m)
         masks = w.by_warp(members) if np.ndim(members) else np.full(lanes.shape, members)
         first = masks[lanes][0]
         if first == 0xFFFFFFFF and (np.ndim(members) == 0 or (masks[lanes] == first).all()):
@@ -162,7 +162,7 @@ class WarpUnit:
 
     def active_mask(self, w: Window, m: Mask, i: int, target: Array) -> None:
         """activemask."""
-        lanes = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        lanes = w.active_by_warp(m)
         result = (lanes * _BITS).sum(1, dtype=np.uint32)
         self._put(w, m, target, result[:, None])
 
@@ -202,8 +202,6 @@ class WarpUnit:
         """setmaxnreg: whole warps, a multiple of 8 from 24 to 256."""
         self.whole(w, m, i)
         if count % 8 or not 24 <= count <= 256:
-            from flashactor.errors import BarrierError
-
             self._m.fault(
                 BarrierError, i, "setmaxnreg", str(count), "a multiple of 8 from 24 to 256", "round it",
                 lane=int(w.lanes[0]),

@@ -78,6 +78,18 @@ class Window:
         """Of an array with one item for each lane of the window, flat, those of the active lanes."""
         return per_lane if mask is True else per_lane[mask.ravel()]
 
+    def active_by_warp(self, mask: Mask) -> Array:
+        """Which lanes are active, as ``[warp][32]``."""
+        return (
+            np.ones((self.lanes.size // 32, 32), bool) if mask is True else np.asarray(mask.reshape(-1, 32))
+        )
+
+    def submask(self, mask: Mask, part: Array) -> Array:
+        """The mask of some active lanes, chosen by their positions among these, or by flags."""
+        chosen = np.zeros(self.lanes.size, bool)
+        chosen[self.active(mask, np.arange(self.lanes.size))[part]] = True
+        return chosen.reshape(self.shape)
+
     def put(self, mask: Mask, target: Array, values: Array) -> None:
         """Store one value for each active lane, from one dimension."""
         if mask is True:
@@ -86,7 +98,7 @@ class Window:
             target[mask] = values
 
     def by_warp(self, values: Any) -> Array:
-        """Values as ``[warp of a block][32]``, in the order of ``warp_numbers``."""
+        """Values of all lanes as ``[warp][32]``, in the order of ``lanes``."""
         return np.asarray(self.full(values).reshape(-1, 32))
 
     def put_by_warp(self, active: Any, target: Array, values: Array) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from flashactor.emulator.ptx.module import Immediate
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.statement import NUMPY, Statement
 
@@ -226,10 +229,6 @@ def shift(s: Statement) -> None:
     width = 8 * int(NUMPY[type_][1])
     target, value = s.target(s.operands[0], shifted), s.value(s.operands[1], shifted)
     count = s.operands[2]
-    import numpy as np
-
-    from flashactor.emulator.ptx.module import Immediate
-
     if isinstance(count, Immediate) and 0 <= count.value < width:
         constant = s.constant(np.dtype(NUMPY[shifted]).type(count.value))
         return s.ufunc("left_shift" if opcode == "shl" else "right_shift", target, value, constant)

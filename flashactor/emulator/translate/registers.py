@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flashactor.emulator.faults import unsupported
 from flashactor.emulator.ptx.flow import Flow
-from flashactor.emulator.ptx.module import TYPE_BYTES, Entry, Instruction, Register, registers_of
+from flashactor.emulator.ptx.module import TYPE_BYTES, Address, Entry, Instruction, Register, registers_of
 
 WIDTHS = {"pred": 0, **{name: max(size, 2) for name, size in TYPE_BYTES.items() if name != "pred"}}
 """Bytes of the slot that a register of a type needs; 0 is a predicate's."""
@@ -65,8 +65,6 @@ def written_registers(instruction: Instruction) -> list[Register]:
 
 
 def _is_result(instruction: Instruction) -> bool:
-    from flashactor.emulator.ptx.module import Address
-
     return not isinstance(instruction.operands[0], Address)
 
 
