@@ -71,7 +71,7 @@ class MemoryUnit:
     # ---- ld, st
     def load(
         self, w: Window, m: Mask, i: int, space: str, base: Any, offset: int,
-        targets: list[Array], width: int, is_synchronising: bool,
+        targets: list[Array], width: int, is_synchronizing: bool,
     ) -> None:  # fmt: skip
         """ld."""
         count = len(targets)
@@ -86,20 +86,20 @@ class MemoryUnit:
             for space_, part in self._by_space(w, m, i, address):
                 inside = w.submask(m, part)
                 rebased = address[part] - WINDOWS[space_]
-                self._load(w, inside, i, space_, rebased, targets, width, count, is_synchronising)
+                self._load(w, inside, i, space_, rebased, targets, width, count, is_synchronizing)
             return
-        self._load(w, m, i, space, address, targets, width, count, is_synchronising)
+        self._load(w, m, i, space, address, targets, width, count, is_synchronizing)
 
     def _load(
         self, w: Window, m: Mask, i: int, space: str, address: Array,
-        targets: list[Array], width: int, count: int, is_synchronising: bool,
+        targets: list[Array], width: int, count: int, is_synchronizing: bool,
     ) -> None:  # fmt: skip
         size = width * count
         parts = 2 if size == 32 else 1
         if parts == 2:
             for half in range(2):
                 chosen = targets[half * count // 2 : (half + 1) * count // 2]
-                self._load(w, m, i, space, address + 16 * half, chosen, width, count // 2, is_synchronising)
+                self._load(w, m, i, space, address + 16 * half, chosen, width, count // 2, is_synchronizing)
             return
         if space == "param":
             limit = self._m.kernel.entry.parameter_bytes
@@ -130,7 +130,7 @@ class MemoryUnit:
             if not good.all():
                 self.refuse_global(w, m, i, good, at, size, address, "read")
             if self._m.clocks is not None:
-                self._m.clocks.read_global(w, m, i, index, size, is_synchronising)
+                self._m.clocks.read_global(w, m, i, index, size, is_synchronizing)
             self._m.report.global_(w, m, i, address, size)
             values = self.global_units[size][at]
         parts_of = values.view(f"u{width}").reshape(-1, count)
@@ -140,7 +140,7 @@ class MemoryUnit:
 
     def store(
         self, w: Window, m: Mask, i: int, space: str, base: Any, offset: int,
-        values: list[Any], width: int, is_synchronising: bool,
+        values: list[Any], width: int, is_synchronizing: bool,
     ) -> None:  # fmt: skip
         """st."""
         address = w.flat(m, base).astype(np.int64)
@@ -155,18 +155,18 @@ class MemoryUnit:
         if space == "generic":
             for space_, part in self._by_space(w, m, i, address):
                 rebased = address[part] - WINDOWS[space_]
-                self._store(w, w.submask(m, part), i, space_, rebased, data[part], is_synchronising)
+                self._store(w, w.submask(m, part), i, space_, rebased, data[part], is_synchronizing)
             return
-        self._store(w, m, i, space, address, data, is_synchronising)
+        self._store(w, m, i, space, address, data, is_synchronizing)
 
     def _store(
-        self, w: Window, m: Mask, i: int, space: str, address: Array, data: Array, is_synchronising: bool
+        self, w: Window, m: Mask, i: int, space: str, address: Array, data: Array, is_synchronizing: bool
     ) -> None:
         size = data.shape[1] * data.dtype.itemsize
         if size == 32:
             half = data.shape[1] // 2
-            self._store(w, m, i, space, address, np.ascontiguousarray(data[:, :half]), is_synchronising)
-            self._store(w, m, i, space, address + 16, np.ascontiguousarray(data[:, half:]), is_synchronising)
+            self._store(w, m, i, space, address, np.ascontiguousarray(data[:, :half]), is_synchronizing)
+            self._store(w, m, i, space, address + 16, np.ascontiguousarray(data[:, half:]), is_synchronizing)
             return
         values = data.reshape(-1).view(_UNIT[size])
         if space == "shared":
@@ -184,7 +184,7 @@ class MemoryUnit:
             at = index >> shift_of(size)
             self._require_writable(w, m, i, at, size, address)
             if self._m.clocks is not None:
-                self._m.clocks.write_global(w, m, i, index, size, is_synchronising)
+                self._m.clocks.write_global(w, m, i, index, size, is_synchronizing)
             self._m.report.global_(w, m, i, address, size)
             self.global_units[size][at] = values
             self._mark(self.global_shadow, at, size, arena.VALID | arena.WRITTEN)

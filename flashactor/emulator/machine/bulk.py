@@ -125,7 +125,6 @@ class BulkUnit:
         machine.memory.mark_shared(chunks >> 4, 16, IN_FLIGHT)
         zeros = np.zeros(destination.size, np.uint8) if fill is None else fill
         self._loads.append(_Load(i, lane, source, destination, zeros, int(place)))
-        machine.in_flight_writes += 1
 
     def deliver(self, choose: Any) -> bool:
         """Complete one load in flight, which ``choose`` picks by position; False if there is none."""
@@ -144,7 +143,6 @@ class BulkUnit:
         data[inside] = machine.memory.global_units[1][index]
         machine.memory.shared_units[1][load.destination] = data
         machine.memory.mark_shared(load.destination, 1, READY)
-        machine.in_flight_writes -= 1
         machine.mbarriers.complete_transactions(load.instruction, load.place, data.size)
         return True
 
@@ -208,7 +206,7 @@ class BulkUnit:
         self._stores.append(_Store(i, lane, group, source, destination, chunks, operation, type_))
         self.reads.begin(chunks)
 
-    def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def commit(self, w: Window, m: Mask, i: int) -> None:
         """cp.async.bulk.commit_group."""
         self._group[w.active(m, w.lanes)] += 1
 

@@ -200,30 +200,30 @@ class Clocks:
 
     # ---- global memory
     def read_global(
-        self, w: Window, m: Mask, i: int, index: Array, size: int, is_synchronising: bool
+        self, w: Window, m: Mask, i: int, index: Array, size: int, is_synchronizing: bool
     ) -> None:
         """A read by each active lane."""
-        self.access_global(i, index, size, w.active(m, w.lanes), "read", is_synchronising)
+        self.access_global(i, index, size, w.active(m, w.lanes), "read", is_synchronizing)
 
     def write_global(
-        self, w: Window, m: Mask, i: int, index: Array, size: int, is_synchronising: bool
+        self, w: Window, m: Mask, i: int, index: Array, size: int, is_synchronizing: bool
     ) -> None:
         """A write by each active lane."""
-        self.access_global(i, index, size, w.active(m, w.lanes), "write", is_synchronising)
+        self.access_global(i, index, size, w.active(m, w.lanes), "write", is_synchronizing)
 
     def atomic_global(self, w: Window, m: Mask, i: int, index: Array, size: int, order: str) -> None:
         """An atomic by each active lane."""
         self.access_global(i, index, size, w.active(m, w.lanes), "atomic", True)
 
     def access_global(
-        self, i: int, index: Array, size: int, lanes: Array, what: str, is_synchronising: bool
+        self, i: int, index: Array, size: int, lanes: Array, what: str, is_synchronizing: bool
     ) -> None:
         """An access by lanes, given by their numbers."""
         grain, number = self._spread(index, size, self._global_shift, lanes)
         block, warp, lane = self._warp_of(number)
         clash = self._global.access(
             grain, self._m.block_numbers[block], warp, lane, self.time[block, warp], self.seen, block, what,
-            is_synchronising,
+            is_synchronizing,
         )  # fmt: skip
         if clash is not None:
             at, got = clash
@@ -240,34 +240,33 @@ class Clocks:
     # ---- order
     def synchronize_warps(self, w: Window, m: Mask) -> None:
         """bar.warp.sync of the active lanes."""
-        active = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        active = w.active_by_warp(m)
         chosen = np.flatnonzero(active.any(1))
         block, warp = w.block[chosen * 32], w.warp[chosen * 32]
         lanes = active[chosen]
-        now = self.time[block, warp]
         own = self.seen[block, warp, warp]
+        self.seen[block, warp, warp] = self._with_own_time(own, block, warp, lanes)
+        self.time[block, warp] += 1
+
+    def _with_own_time(self, own: Array, block: Array, warp: Array, lanes: Array) -> Array:
+        """What warps have seen of themselves, ``own[n][33]``, once lanes ``[n][32]`` publish their time."""
+        now = self.time[block, warp]
         own[:, :32] = np.where(lanes, now[:, None], own[:, :32])
         alive = self._m.alive[self._m.numbers[warp, block]]
         own[:, TOGETHER] = np.where((lanes | ~alive).all(1), now, own[:, TOGETHER])
-        self.seen[block, warp, warp] = own
-        self.time[block, warp] += 1
+        return own
 
     def released(self, block: Array, warp: Array, lanes: Array, matrix: Array) -> Array:
         """What lanes ``[n][32]`` of warps ``[n]`` publish, from ``seen`` or ``fenced``."""
         clock = matrix[block, warp].copy()
-        now = self.time[block, warp]
         rows = np.arange(block.size)
         if matrix is self.seen:
-            own = clock[rows, warp]
-            own[:, :32] = np.where(lanes, now[:, None], own[:, :32])
-            alive = self._m.alive[self._m.numbers[warp, block]]
-            own[:, TOGETHER] = np.where((lanes | ~alive).all(1), now, own[:, TOGETHER])
-            clock[rows, warp] = own
+            clock[rows, warp] = self._with_own_time(clock[rows, warp], block, warp, lanes)
         return np.asarray(clock)
 
     def release_to_barriers(self, w: Window, m: Mask, numbers: Array) -> None:
         """Lanes arrive at barriers, one number for each active lane."""
-        active = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        active = w.active_by_warp(m)
         chosen = np.flatnonzero(active.any(1))
         block, warp = w.block[chosen * 32], w.warp[chosen * 32]
         starts = np.concatenate(([0], np.cumsum(active.sum(1))[:-1]))[chosen]
@@ -294,7 +293,7 @@ class Clocks:
         """fence.proxy.async: what the lanes have seen, and done, may be read by bulk copies and wgmma."""
         if self.fenced is None:
             return
-        active = np.ones((w.lanes.size // 32, 32), bool) if m is True else m.reshape(-1, 32)
+        active = w.active_by_warp(m)
         chosen = np.flatnonzero(active.any(1))
         block, warp = w.block[chosen * 32], w.warp[chosen * 32]
         seen = self.released(block, warp, active[chosen], self.seen)
@@ -387,14 +386,14 @@ class GlobalRaces:
 
     def access(
         self, grain: Array, identity: Array, warp: Array, lane: Array, now: Array, seen: Array, block: Array,
-        what: str, is_synchronising: bool,
+        what: str, is_synchronizing: bool,
     ) -> tuple[int, str] | None:  # fmt: skip
         """Record accesses; (position, message) of one that races, or None."""
-        if is_synchronising:
+        if is_synchronizing:
             self.order.synchronize(grain, identity, acquires=what != "write", releases=what != "read")
         writer = self._writer[grain]
         other = (writer >= 0) & (writer != identity)
-        if is_synchronising:
+        if is_synchronizing:
             other &= self._writer_is_plain[grain]
         if other.any():
             other[other] = self.order.unseen(identity[other], writer[other], self._writer_time[grain[other]])
@@ -406,7 +405,7 @@ class GlobalRaces:
             owner, owner_lane = self._writer_warp[grain], self._writer_lane[grain]
             unseen = mine & (self._written[grain] > seen[block, warp, owner, owner_lane])
             unseen &= ~((owner == warp) & (owner_lane == lane))
-            if is_synchronising:
+            if is_synchronizing:
                 unseen &= self._writer_is_plain[grain]
             if unseen.any():
                 at = int(np.argmax(unseen))
@@ -416,12 +415,12 @@ class GlobalRaces:
             self._reader[grain] = np.where((reader == -1) | (reader == identity), identity, self.SEVERAL)
             self._reader[grain[self._reader[grain] != identity]] = self.SEVERAL
             self._read[grain], self._reader_warp[grain], self._reader_lane[grain] = now, warp, lane
-            self._reader_is_plain[grain] |= not is_synchronising
+            self._reader_is_plain[grain] |= not is_synchronizing
             self._reader_time[grain] = self.order.time[identity]
             return None
         reader = self._reader[grain]
         foreign = (reader == self.SEVERAL) | ((reader >= 0) & (reader != identity))
-        if is_synchronising:
+        if is_synchronizing:
             foreign &= self._reader_is_plain[grain]
         if foreign.any():
             one = foreign & (reader >= 0)
@@ -434,7 +433,7 @@ class GlobalRaces:
             owner, owner_lane = self._reader_warp[grain], self._reader_lane[grain]
             unseen = mine & (self._read[grain] > seen[block, warp, owner, owner_lane])
             unseen &= ~((owner == warp) & (owner_lane == lane))
-            if is_synchronising:
+            if is_synchronizing:
                 unseen &= self._reader_is_plain[grain]
             if unseen.any():
                 at = int(np.argmax(unseen))
@@ -443,9 +442,9 @@ class GlobalRaces:
         self._written[grain] = now
         self._writer_warp[grain] = warp
         self._writer_lane[grain] = lane
-        self._writer_is_plain[grain] = not is_synchronising
+        self._writer_is_plain[grain] = not is_synchronizing
         self._writer_time[grain] = self.order.time[identity]
         clash = (self._writer[grain] != identity) | (self._writer_warp[grain] != warp)
-        if clash.any() and not is_synchronising:
+        if clash.any() and not is_synchronizing:
             return int(np.argmax(clash)), "a write while another warp writes the same place"
         return None

@@ -49,6 +49,11 @@ class CopyUnit:
         self._group = np.zeros(machine.lane_count, np.int64)
         self._pending: list[_Copy] = []
 
+    @property
+    def pending(self) -> int:
+        """Copies that have not arrived."""
+        return len(self._pending)
+
     def copy(
         self, w: Window, m: Mask, i: int, to: Any, to_offset: int, source: Any, source_offset: int,
         size: int, taken: Any,
@@ -84,7 +89,6 @@ class CopyUnit:
         if self._m.clocks is not None:
             self._m.clocks.write_shared(w, m, i, index, size)
         memory.mark_shared(at, size, IN_FLIGHT)
-        self._m.in_flight_writes += 1
         self._pending.append(_Copy(lanes, self._group[lanes], index, data, size, i))
 
     def _read(self, w: Window, m: Mask, i: int, address: Array, size: int, data: Array, rows: Any) -> None:
@@ -115,7 +119,7 @@ class CopyUnit:
                     memory.refuse_global(w, chosen, i, good, index, 1, address[inside] + byte, "read")
                 data[rows[inside], byte] = memory.global_units[1][index]
 
-    def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def commit(self, w: Window, m: Mask, i: int) -> None:
         """cp.async.commit_group."""
         self._group[w.active(m, w.lanes)] += 1
 
@@ -138,7 +142,6 @@ class CopyUnit:
             else:
                 kept.append(copy)
         self._pending = kept
-        self._m.in_flight_writes = len(kept) + self._m.bulk.pending_loads
 
     def take(self, lanes: Array) -> list[_Copy]:
         """Remove and return the copies of some lanes, whatever their group, for cp.async.mbarrier.arrive."""
@@ -161,7 +164,6 @@ class CopyUnit:
         """
         for copy in self.take(w.active(m, w.lanes)):
             self._arrive(copy)
-        self._m.in_flight_writes = len(self._pending) + self._m.bulk.pending_loads
         self._m.mbarriers.arrive_after_copies(w, m, i, base, offset, noinc)
 
     def _arrive(self, copy: _Copy) -> None:

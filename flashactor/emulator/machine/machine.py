@@ -99,7 +99,7 @@ class Machine:
             instruction.opcode == "cp" and "bulk" in instruction.modifiers
             for instruction in kernel.entry.instructions
         )
-        self.in_flight_writes = self.in_flight_reads = 0
+        self.in_flight_reads = 0
         self.report = report
         self.clocks: Clocks | None = None
         if global_races is not None:
@@ -136,6 +136,11 @@ class Machine:
             + [False]
         )
         self._any_needs_group = bool(self._needs_group.any())
+
+    @property
+    def in_flight_writes(self) -> int:
+        """Asynchronous copies that have yet to write shared memory."""
+        return self.copies.pending + self.bulk.pending_loads
 
     # ---- the loop
     def run(self, policy: Policy, max_steps: int) -> None:
@@ -414,7 +419,7 @@ class Machine:
         return self.memory_image.buffer[start : start + size].tobytes() if start >= 0 else b""
 
     # ---- faults
-    def fence_global(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def fence_global(self, w: Window, m: Mask, i: int) -> None:
         """membar and fence: only the race check has a use for them."""
         if self.clocks is not None:
             self.clocks.fence_global(w, m)

@@ -133,13 +133,13 @@ class MbarrierUnit:
         self._m.park_lanes(lanes[~done])
         return finished
 
-    def fence_init(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def fence_init(self, w: Window, m: Mask, i: int) -> None:
         """fence.mbarrier_init: bulk copies may use what these lanes have initialised."""
         self._unfenced[np.isin(self._unfenced, w.active(m, w.lanes))] = -1
 
-    def fence_proxy(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def fence_proxy(self, w: Window, m: Mask, i: int) -> None:
         """fence.proxy.async."""
-        self.fence_init(w, m, i, _)
+        self.fence_init(w, m, i)
         if self._m.clocks is not None:
             self._m.clocks.fence_proxy(w, m)
 

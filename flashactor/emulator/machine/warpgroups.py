@@ -82,11 +82,11 @@ class WarpgroupUnit:
             "wait for the product (wgmma.wait_group) before its operands are written again",
         )
 
-    def fence(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def fence(self, w: Window, m: Mask, i: int) -> None:
         """wgmma.fence; the static check of registers asks where it is needed."""
         self._groups(w, m, i)
 
-    def commit(self, w: Window, m: Mask, i: int, _: None) -> None:
+    def commit(self, w: Window, m: Mask, i: int) -> None:
         """wgmma.commit_group."""
         for block, group in self._identities(w, self._groups(w, m, i)):
             self._committed[block, group] += 1

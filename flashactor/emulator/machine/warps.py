@@ -198,7 +198,7 @@ class WarpUnit:
         self._put(w, m, target, leader.astype(np.uint32))
         self._put(w, m, elected, leader == _LANES)
 
-    def require_warpgroup(self, w: Window, m: Mask, i: int, count: int) -> None:
+    def require_register_count(self, w: Window, m: Mask, i: int, count: int) -> None:
         """setmaxnreg: whole warps, a multiple of 8 from 24 to 256."""
         self.whole(w, m, i)
         if count % 8 or not 24 <= count <= 256:

@@ -22,7 +22,7 @@ def copy(s: Statement) -> None:
     s.require("async")
     s.require("bulk")
     if s.flag("commit_group"):
-        return s.call("bulk.commit", "None")
+        return s.call("bulk.commit")
     if s.flag("wait_group"):
         reading = s.flag("read")
         return s.call("bulk.wait", str(s.immediate(s.operands[0])), repr(reading))

@@ -71,7 +71,7 @@ def store(s: Statement) -> None:
     _require_items(s, s.operands[1])
     base, offset = s.address(s.operands[0])
     if order == "release":
-        s.call("fence_global", "None")
+        s.call("fence_global")
     s.call(
         "memory.store",
         repr(space),
@@ -100,7 +100,7 @@ def atomic(s: Statement) -> None:
     _require_items(s, rest[1])
     base, offset = s.address(rest[0])
     if order in ("release", "acq_rel"):
-        s.call("fence_global", "None")
+        s.call("fence_global")
     s.call(
         "memory.atomic",
         repr(space),
@@ -141,7 +141,7 @@ def copy_async(s: Statement) -> None:
     """cp.async without bulk."""
     s.flag("async")
     if s.flag("commit_group"):
-        return s.call("copies.commit", "None")
+        return s.call("copies.commit")
     if s.flag("wait_group"):
         return s.call("copies.wait", str(s.immediate(s.operands[0])))
     if s.flag("wait_all"):

@@ -223,7 +223,7 @@ class Statement:
 
     def call(self, function: str, *arguments: str) -> None:
         """Append a call of a machine's method, with the window, the mask and this instruction's index."""
-        self.emit(f"M.{function}(w, {self.mask}, {self.index}, {', '.join(arguments)})")
+        self.emit(f"M.{function}({', '.join(['w', self.mask, str(self.index), *arguments])})")
 
     def ufunc(self, name: str, target: str, *arguments: str) -> None:
         """Append a NumPy ufunc that writes straight into a register."""

@@ -43,7 +43,7 @@ def barrier(s: Statement) -> None:
 def membar(s: Statement) -> None:
     """membar: memory is updated in program order here; the race check notes fences of the device."""
     if s.require("cta", "gl", "sys") != "cta":
-        s.call("fence_global", "None")
+        s.call("fence_global")
 
 
 @emits("fence")
@@ -56,13 +56,13 @@ def fence(s: Statement) -> None:
         s.ignore_prefixed("sync_restrict")
         # Only stores to shared memory are checked for a fence, so one of global memory alone is nothing here.
         if kind.startswith("async") and space != "global":
-            s.call("mbarriers.fence_proxy", "None")
+            s.call("mbarriers.fence_proxy")
         return
     if s.flag("mbarrier_init"):
-        s.call("mbarriers.fence_init", "None")
+        s.call("mbarriers.fence_init")
     s.ignore("acq_rel", "acquire", "release", "sc")
     if s.choice("cta", "cluster", "gpu", "sys") in ("gpu", "sys"):
-        s.call("fence_global", "None")
+        s.call("fence_global")
     s.ignore_prefixed("sync_restrict", "shared::")
 
 
@@ -73,7 +73,7 @@ def set_registers(s: Statement) -> None:
     s.require("sync")
     s.require("aligned")
     s.type()
-    s.call("warps.require_warpgroup", str(s.immediate(s.operands[0])))
+    s.call("warps.require_register_count", str(s.immediate(s.operands[0])))
 
 
 @emits("griddepcontrol")

@@ -19,9 +19,9 @@ def wgmma(s: Statement) -> None:
     s.require("sync")
     s.require("aligned")
     if action == "fence":
-        return s.call("warpgroups.fence", "None")
+        return s.call("warpgroups.fence")
     if action == "commit_group":
-        return s.call("warpgroups.commit", "None")
+        return s.call("warpgroups.commit")
     if action == "wait_group":
         return s.call("warpgroups.wait", str(s.immediate(s.operands[0])))
     shape = s.take_matching(_SHAPE.match)
