@@ -26,8 +26,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 run: $(VENV)/installed  ## send a real attention layer through the actor; print and write the results
 	@$(BIN)/python examples/run_sample.py
 
+# A process for each core, and no threads of the numerical libraries besides: they would wait for each other.
 test: lint type  ## ruff, mypy --strict and every test
-	@$(BIN)/python -m pytest -n auto --dist loadgroup
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 format: $(VENV)/installed-dev  ## rewrite the sources in the project's format
 	@$(BIN)/ruff format .

@@ -15,7 +15,6 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.report import median, seconds, write
-from flashactor.arrays import ArrayView
 from flashactor.check.cases import Case, Shape, random_values
 from flashactor.emulator.translate.translator import translate
 from flashactor.executors.emulator import emulate_forward, kernel_ptx
@@ -57,16 +56,9 @@ def run_seconds(run: Run) -> list[float]:
     q, k, v = random_values(case)
     out = np.empty(q.shape, ml_dtypes.bfloat16)
     lse = np.empty((run.batch, run.heads, run.seqlen), np.float32)
-    views = (
-        ArrayView.of(q, "q"),
-        ArrayView.of(k, "k"),
-        ArrayView.of(v, "v"),
-        ArrayView.of(out, "out"),
-        ArrayView.of(lse, "lse"),
-    )
 
     def once() -> None:
-        emulate_forward(spec, ptx, views, 0.125, schedule=run.schedule, races=run.races)
+        emulate_forward(spec, ptx, (q, k, v, out, lse), 0.125, schedule=run.schedule, races=run.races)
 
     return [seconds(once) for _ in range(run.samples)]
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.arrays import ArrayView
 from flashactor.check.cases import (
     MIXED,
     Case,
@@ -143,17 +142,10 @@ def _run(
     lse = np.zeros((batch, heads, seqlen_q), np.float32)
     if case.shape.layouts == MIXED:
         lse = np.zeros((batch, seqlen_q, heads), np.float32).swapaxes(1, 2)
-    views = (
-        ArrayView.of(q, "q"),
-        ArrayView.of(k, "k"),
-        ArrayView.of(v, "v"),
-        ArrayView.of(out, "out"),
-        ArrayView.of(lse, "lse"),
-    )
     result = emulate_forward(
         case.spec,
         ptx,
-        views,
+        (q, k, v, out, lse),
         case.head_dim**-0.5,
         schedule=schedule,
         races=races,

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -44,7 +44,8 @@ def check_kernels(
         # prints a traceback.
         unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(_check_group, group, cache, halves) for group in _groups(specs)]
+            with _one_thread_each():
+                futures = [pool.submit(_check_group, group, cache, halves) for group in _groups(specs)]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
         for future in as_completed(futures):
@@ -62,6 +63,18 @@ def check_kernels(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let the processes that start meanwhile multiply matrices on one core each: there is one for each core."""
+    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OPENBLAS_NUM_THREADS"]
 
 
 def _groups(specs: Sequence[KernelSpec]) -> list[list[KernelSpec]]:

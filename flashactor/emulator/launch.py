@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import perf_counter
 
 from flashactor.emulator.arguments import (
@@ -20,7 +21,8 @@ from flashactor.emulator.machine.clocks import GlobalRaces
 from flashactor.emulator.machine.machine import Machine
 from flashactor.emulator.machine.report import LineReport, Report
 from flashactor.emulator.machine.schedule import Policy
-from flashactor.emulator.ptx.module import TYPE_BYTES, Entry, Instruction, Symbol
+from flashactor.emulator.ptx.module import Entry, Instruction, Symbol
+from flashactor.emulator.ptx.types import TYPE_BYTES
 from flashactor.emulator.translate.memory import SPACES
 from flashactor.emulator.translate.translator import Kernel, translate
 from flashactor.errors import LaunchError
@@ -117,8 +119,7 @@ def launch(
     """
     start = perf_counter()
     check_options(ptx, entry, memory, shared=shared, seed=seed, max_steps=max_steps)
-    kernel = translate(ptx, entry)
-    require_no_hazards(kernel)
+    kernel = _checked_kernel(ptx, entry)
     grid_, block_ = extents_of(grid, "grid"), extents_of(block, "block")
     check_block(kernel.entry, block_)
     image = Memory() if memory is None else memory
@@ -152,6 +153,13 @@ def launch(
         is_deterministic=len(set(results)) <= 1,
         memory_lines=tuple(_memory_lines(kernel.entry, counters)),
     )
+
+
+@lru_cache(maxsize=32)
+def _checked_kernel(ptx: str, entry: str) -> Kernel:
+    kernel = translate(ptx, entry)
+    require_no_hazards(kernel)
+    return kernel
 
 
 class _Run:

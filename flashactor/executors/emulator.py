@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
+from typing import Any
 
 from flashactor import emulator
 from flashactor.arrays import ArrayView
@@ -87,7 +88,7 @@ def kernel_ptx(spec: KernelSpec) -> str:
 def emulate_forward(
     spec: KernelSpec,
     ptx: str,
-    operands: tuple[ArrayView, ArrayView, ArrayView, ArrayView, ArrayView],
+    operands: tuple[Any, Any, Any, Any, Any],
     softmax_scale: float,
     *,
     schedule: str = "min",
@@ -103,7 +104,8 @@ def emulate_forward(
     Args:
         spec: the kernel.
         ptx: its PTX.
-        operands: q, k, v, out and lse, shaped as ``plan_forward`` says; out and lse are written.
+        operands: q, k, v, out and lse, arrays or views, shaped as ``plan_forward`` says; out and lse are
+            written.
         softmax_scale: factor of the scores.
         schedule, races, report, max_steps: as in ``flashactor.emulator.launch``.
 
@@ -113,8 +115,8 @@ def emulate_forward(
     """
     memory = Memory()
     q, k, v, out, lse = (
-        replace(view, pointer=memory.add(view.to_numpy(), name, written=is_input, read_only=is_input))
-        for view, name, is_input in zip(
+        _placed(memory, array, name, is_input)
+        for array, name, is_input in zip(
             operands, ("q", "k", "v", "out", "lse"), (True, True, True, False, False), strict=True
         )
     )
@@ -135,3 +137,10 @@ def emulate_forward(
     memory.require_written("out", "lse")
     memory.copy_back()
     return result
+
+
+def _placed(memory: Memory, array: Any, name: str, is_input: bool) -> ArrayView:
+    """A view of the array's copy in the emulator's memory."""
+    view = ArrayView.of(array, name)
+    address = memory.add(view.to_numpy(), name, written=is_input, read_only=is_input)
+    return replace(view, pointer=address)

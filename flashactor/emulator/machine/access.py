@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flashactor.emulator import halves, numeric
 from flashactor.emulator.machine import arena
 from flashactor.emulator.machine.window import Mask, Window
+from flashactor.emulator.ptx.types import NUMPY
 from flashactor.errors import DataRaceError, EmulationError, MemoryAccessError, UninitializedReadError
 
 if TYPE_CHECKING:
@@ -222,11 +223,9 @@ class MemoryUnit:
     # ---- atom, red
     def atomic(
         self, w: Window, m: Mask, i: int, space: str, base: Any, offset: int, operation: str, type_: str,
-        targets: list[Array] | None, values: list[Any], swapped: list[Any] | None, order: str,
+        targets: list[Array] | None, values: list[Any], swapped: list[Any] | None,
     ) -> None:  # fmt: skip
         """atom and red: lanes that meet at one address take turns in lane order."""
-        from flashactor.emulator.translate.statement import NUMPY
-
         code = NUMPY[type_]
         width = int(code[1])
         address = w.flat(m, base).astype(np.int64) + offset
@@ -259,7 +258,7 @@ class MemoryUnit:
                 self.refuse_global(w, m, i, good, at, width, address, "atomic")
             self._require_writable(w, m, i, at, width, address)
             if self._m.clocks is not None:
-                self._m.clocks.atomic_global(w, m, i, index, size, order)
+                self._m.clocks.atomic_global(w, m, i, index, size)
             memory = self.global_units[width]
         else:
             self._fault(MemoryAccessError, w, m, i, None, address, f"an atomic in {space} memory", "global")
@@ -492,8 +491,6 @@ def atomic_result(
     operation: str, type_: str, old: Array, value: Array, other: Array | None, is_flushed: bool = False
 ) -> Array:
     """What an atomic leaves in memory; all in the unsigned type of the width."""
-    from flashactor.emulator.translate.statement import NUMPY
-
     stored = old.dtype
     if operation == "exch":
         return np.asarray(value)

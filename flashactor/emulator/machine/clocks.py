@@ -211,7 +211,7 @@ class Clocks:
         """A write by each active lane."""
         self.access_global(i, index, size, w.active(m, w.lanes), "write", is_synchronizing)
 
-    def atomic_global(self, w: Window, m: Mask, i: int, index: Array, size: int, order: str) -> None:
+    def atomic_global(self, w: Window, m: Mask, i: int, index: Array, size: int) -> None:
         """An atomic by each active lane."""
         self.access_global(i, index, size, w.active(m, w.lanes), "atomic", True)
 

@@ -114,9 +114,7 @@ class WarpUnit:
             inside = source <= highest
         elif mode == "up":
             source = lane - delta
-            inside = source >= (
-                lane & segment | clamp & ~segment if np.ndim(clamp) else lowest | clamp & ~segment
-            )
+            inside = source >= highest  # its clamp is the segment's lowest lane
         elif mode == "down":
             source = lane + delta
             inside = source <= highest

@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TYPE_BYTES = {
-    **dict.fromkeys(("u8", "s8", "b8", "e4m3", "e5m2"), 1),
-    **dict.fromkeys(("u16", "s16", "b16", "f16", "bf16", "e4m3x2", "e5m2x2"), 2),
-    **dict.fromkeys(("u32", "s32", "b32", "f32", "f16x2", "bf16x2", "tf32"), 4),
-    **dict.fromkeys(("u64", "s64", "b64", "f64", "f32x2"), 8),
-    "b128": 16,
-    "pred": 1,
-}
-"""Bytes of a value of a fundamental or packed type (PTX ISA, Types, section 5.2)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Register:

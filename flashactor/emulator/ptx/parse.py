@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from flashactor.emulator.faults import unsupported
 from flashactor.emulator.ptx.module import (
-    TYPE_BYTES,
     Entry,
     Immediate,
     Instruction,
@@ -25,6 +24,7 @@ from flashactor.emulator.ptx.module import (
     Variable,
 )
 from flashactor.emulator.ptx.operands import parse_constant, parse_operand, split_list
+from flashactor.emulator.ptx.types import TYPE_BYTES
 from flashactor.errors import FaultLocation, PtxSyntaxError
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)

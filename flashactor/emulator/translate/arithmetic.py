@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from flashactor.emulator.ptx.module import Immediate
+from flashactor.emulator.ptx.types import HALVES, NUMPY
 from flashactor.emulator.translate.emitters import emits
-from flashactor.emulator.translate.statement import NUMPY, Statement
+from flashactor.emulator.translate.statement import Statement
 
-_HALVES = ("f16", "f16x2", "bf16", "bf16x2")
 _INTEGER_UFUNCS = {"add": "add", "sub": "subtract", "mul": "multiply", "min": "minimum", "max": "maximum"}
 _WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 
@@ -60,7 +60,7 @@ def add(s: Statement) -> None:
     """add, sub."""
     type_ = s.type()
     opcode = s.instruction.opcode
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, opcode, type_)
     if type_ == "f32x2":
         return _pairs(s, opcode)
@@ -79,7 +79,7 @@ def add(s: Statement) -> None:
 def mul(s: Statement) -> None:
     """mul, mul.wide, mul.hi."""
     type_ = s.type()
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, "mul", type_)
     if type_ == "f32x2":
         return _pairs(s, "mul")
@@ -132,7 +132,7 @@ def mad(s: Statement) -> None:
 def fma(s: Statement) -> None:
     """fma.rn."""
     type_ = s.type()
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, "fma", type_)
     if type_ == "f32x2":
         return _pairs(s, "fma")
@@ -164,7 +164,7 @@ def neg(s: Statement) -> None:
     """neg, abs."""
     type_ = s.type()
     opcode = s.instruction.opcode
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, opcode, type_)
     ftz = s.flag("ftz")
     name = "negative" if opcode == "neg" else "absolute"
@@ -179,7 +179,7 @@ def extreme(s: Statement) -> None:
     opcode = s.instruction.opcode
     if len(s.operands) == 4 and type_ != "f32":
         s.refuse(f"{opcode} of three numbers of type {type_}")
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, opcode, type_)
     if type_ in ("f32", "f64"):
         ftz, nan = s.flag("ftz"), s.flag("NaN")
@@ -323,7 +323,7 @@ def transcendental(s: Statement) -> None:
     """
     type_ = s.type()
     opcode = s.instruction.opcode
-    if type_ in _HALVES:
+    if type_ in HALVES:
         return _half(s, opcode, type_)
     s.require(*(("approx", "rn") if opcode in ("rcp", "sqrt") else ("approx",)))
     ftz = s.flag("ftz")
@@ -382,10 +382,10 @@ def _comparison(s: Statement) -> tuple[str, str, list[str]]:
     compare = s.require(*_COMPARE)
     ftz = s.flag("ftz")
     type_ = s.type()
-    is_float = type_ in ("f32", "f64") or type_ in _HALVES
+    is_float = type_ in ("f32", "f64") or type_ in HALVES
     if compare not in (_FLOAT_ONLY if is_float else ()) and compare not in _RELATIONS[type_[0]]:
         s.refuse(f"a comparison {compare} of {type_}")
-    if type_ in _HALVES:
+    if type_ in HALVES:
         s.refuse(f"a comparison of {type_}") if type_.endswith("x2") else None
         values = [f"halves.decode({s.value(operand, 'b16')}, {type_!r})" for operand in s.operands[1:3]]
         return compare, "f32", values

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Register, Vector
+from flashactor.emulator.ptx.module import Discard, Register, Vector
+from flashactor.emulator.ptx.types import NUMPY, TYPE_BYTES
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.registers import WIDTHS
-from flashactor.emulator.translate.statement import NUMPY, Statement
+from flashactor.emulator.translate.statement import Statement
 
 _INTEGER_MODES = ("rni", "rzi", "rmi", "rpi")
 _FLOAT_MODES = ("rn", "rz", "rm", "rp")

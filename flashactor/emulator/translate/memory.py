@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flashactor.emulator.ptx.module import TYPE_BYTES, Discard, Operand, Register, Vector
+from flashactor.emulator.ptx.module import Discard, Operand, Register, Vector
+from flashactor.emulator.ptx.types import HALVES, TYPE_BYTES
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.statement import Statement
 
@@ -11,11 +12,10 @@ _ORDERS = ("weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio
 _SCOPES = ("cta", "cluster", "gpu", "sys")
 _CACHING = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "noftz")
 _INTEGERS = ("u32", "s32", "u64", "s64")
-_HALVES = ("f16", "f16x2", "bf16", "bf16x2")
 _ATOMIC_TYPES = {
-    "add": (*_INTEGERS, "f32", "f64", *_HALVES),
+    "add": (*_INTEGERS, "f32", "f64", *HALVES),
     "cas": ("b16", "b32", "b64"),
-    **dict.fromkeys(("min", "max"), (*_INTEGERS, *_HALVES)),
+    **dict.fromkeys(("min", "max"), (*_INTEGERS, *HALVES)),
     **dict.fromkeys(("and", "or", "xor", "exch"), ("b32", "b64")),
     **dict.fromkeys(("inc", "dec"), ("u32",)),
 }
@@ -111,7 +111,6 @@ def atomic(s: Statement) -> None:
         s.targets(s.operands[0], type_) if has_result else "None",
         s.values(rest[1], type_),
         s.values(rest[2], type_) if len(rest) > 2 else "None",
-        repr(order),
     )
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from flashactor.emulator.faults import unsupported
 from flashactor.emulator.ptx.flow import Flow
-from flashactor.emulator.ptx.module import TYPE_BYTES, Address, Entry, Instruction, Register, registers_of
+from flashactor.emulator.ptx.module import Address, Entry, Instruction, Register, registers_of
+from flashactor.emulator.ptx.types import TYPE_BYTES
 
 WIDTHS = {"pred": 0, **{name: max(size, 2) for name, size in TYPE_BYTES.items() if name != "pred"}}
 """Bytes of the slot that a register of a type needs; 0 is a predicate's."""

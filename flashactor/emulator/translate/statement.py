@@ -12,7 +12,6 @@ import numpy as np
 
 from flashactor.emulator.faults import unsupported_instruction
 from flashactor.emulator.ptx.module import (
-    TYPE_BYTES,
     Address,
     Discard,
     Immediate,
@@ -25,18 +24,10 @@ from flashactor.emulator.ptx.module import (
     Symbol,
     Vector,
 )
+from flashactor.emulator.ptx.types import NUMPY, TYPE_BYTES
 from flashactor.emulator.translate.registers import WIDTHS
 from flashactor.emulator.translate.types import TYPES
 from flashactor.errors import UnsupportedPtxError
-
-NUMPY = {
-    "u8": "u1", "s8": "i1", "b8": "u1", "e4m3": "u1", "e5m2": "u1",
-    "u16": "u2", "s16": "i2", "b16": "u2", "f16": "f2", "bf16": "u2", "e4m3x2": "u2", "e5m2x2": "u2",
-    "u32": "u4", "s32": "i4", "b32": "u4", "f32": "f4", "f16x2": "u4", "bf16x2": "u4", "tf32": "u4",
-    "u64": "u8", "s64": "i8", "b64": "u8", "f64": "f8", "f32x2": "u8",
-    "pred": "p",
-}  # fmt: skip
-"""PTX type -> NumPy type code, under which registers are viewed; ``p`` is a predicate."""
 
 _SPECIAL = frozenset(
     [f"%{base}.{axis}" for axis in "xyz"
