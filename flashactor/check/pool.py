@@ -67,7 +67,7 @@ def check_kernels(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Let the processes that start meanwhile multiply matrices on one core each: there is one for each core."""
+    """Let the processes that start meanwhile multiply matrices on one core each: each has its own."""
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = before or "1"
     try:
