@@ -14,7 +14,8 @@ FLASHACTOR_LOG_LEVEL  least level that ``telemetry.logging.configure`` shows  ``
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +50,16 @@ def default_cache_dir() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("flashactor", appauthor=False)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let processes that start meanwhile multiply matrices on one core each, unless the user says otherwise."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]

@@ -1,8 +1,10 @@
 """Settings come from the environment, are read in one place, and have defaults that fit the installation."""
 
+import os
 from pathlib import Path
 
 import platformdirs
+import pytest
 
 from flashactor import settings
 from flashactor.settings import Settings, default_cache_dir
@@ -40,3 +42,14 @@ def test_a_checkout_keeps_its_own_cache():
 def test_an_installed_package_uses_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "PACKAGE_ROOT", tmp_path / "site-packages" / "flashactor")
     assert default_cache_dir() == platformdirs.user_cache_path("flashactor", appauthor=False)
+
+
+@pytest.mark.parametrize("before", [None, "4"])
+def test_processes_multiply_on_one_core_unless_told_otherwise(monkeypatch, before):
+    name = "OPENBLAS_NUM_THREADS"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with settings.one_blas_thread():
+        assert os.environ[name] == (before or "1")
+    assert os.environ.get(name) == before

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from flashactor.check.report import Halves, KernelReport, check_kernel
 from flashactor.errors import OutOfMemoryError
 from flashactor.kernels.spec import KernelSpec
+from flashactor.settings import one_blas_thread
 
 
 def check_kernels(
@@ -44,7 +45,7 @@ def check_kernels(
         # prints a traceback.
         unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with _one_thread_each():
+            with one_blas_thread():
                 futures = [pool.submit(_check_group, group, cache, halves) for group in _groups(specs)]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
@@ -63,18 +64,6 @@ def check_kernels(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let the processes that start meanwhile multiply matrices on one core each: each has its own."""
-    before = os.environ.get("OPENBLAS_NUM_THREADS")
-    os.environ["OPENBLAS_NUM_THREADS"] = before or "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OPENBLAS_NUM_THREADS"]
 
 
 def _groups(specs: Sequence[KernelSpec]) -> list[list[KernelSpec]]:
