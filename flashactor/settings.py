@@ -54,7 +54,7 @@ def default_cache_dir() -> Path:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Let processes that start meanwhile multiply matrices on one core each, unless the user says otherwise."""
+    """Let processes that start meanwhile multiply matrices on one core each, unless the user set it."""
     name = "OPENBLAS_NUM_THREADS"
     before = os.environ.get(name)
     os.environ.setdefault(name, "1")
