@@ -11,6 +11,8 @@ from pathlib import Path
 
 from flashactor.errors import CompileError, DeviceUnavailableError
 
+INSTALL = "pip install nvidia-cuda-nvdisasm nvidia-cuda-cuobjdump, which are the extra 'check'"
+
 PACKAGES = {"nvdisasm": "nvidia-cuda-nvdisasm", "cuobjdump": "nvidia-cuda-cuobjdump"}
 """The wheel that each tool comes in."""
 
@@ -33,7 +35,7 @@ def find_tool(name: str) -> Path:
         field=name,
         got=f"neither the package {PACKAGES[name]} nor an executable on PATH",
         expected="the tool of the CUDA toolkit that reads cubins",
-        remedy="pip install 'flashactor[check]'",
+        remedy=INSTALL,
     )
 
 

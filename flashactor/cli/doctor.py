@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import flashactor
+from flashactor.check.tools import INSTALL, PACKAGES, find_tool
 from flashactor.cli.output import print_json, print_table
 from flashactor.errors import FlashAttnError
 from flashactor.settings import Settings
@@ -72,7 +73,7 @@ def examine(settings: Settings) -> list[Finding]:
         _tried("CUDA device", False, _device, "install an NVIDIA driver; kernels compile without one"),
         _package("torch", "torch arrays", "pip install 'flashactor[torch]'"),
         _package("cupy-cuda13x", "cupy arrays", "pip install 'flashactor[cupy]'"),
-        _tried("flashactor check", False, _cubin_tools, "pip install 'flashactor[check]'"),
+        _tried("flashactor check", False, _cubin_tools, INSTALL),
     ]
 
 
@@ -127,8 +128,6 @@ def _device() -> str:
 
 
 def _cubin_tools() -> str:
-    from flashactor.check.tools import PACKAGES, find_tool
-
     return ", ".join(f"{tool} in {find_tool(tool).parent}" for tool in PACKAGES)
 
 

@@ -9,7 +9,7 @@ from small_kernel import KERNEL
 
 from flashactor.check import tools
 from flashactor.check.sass import ResourceUsage, disassemble, resource_usage
-from flashactor.check.tools import find_tool, read_cubin
+from flashactor.check.tools import INSTALL, find_tool, read_cubin
 from flashactor.errors import CompileError, DeviceUnavailableError
 from flashactor.types import SmArch
 
@@ -109,6 +109,6 @@ def test_a_missing_tool_says_what_to_install(fresh, monkeypatch, tmp_path):
     with pytest.raises(DeviceUnavailableError) as caught:
         fresh("nvdisasm")
     error = caught.value
-    assert (error.field, error.remedy) == ("nvdisasm", "pip install 'flashactor[check]'")
+    assert (error.field, error.remedy) == ("nvdisasm", INSTALL)
     assert "not-installed" in error.got
     assert "CUDA toolkit" in error.expected
