@@ -9,6 +9,7 @@ once for each kernel, and are measured for every kernel of one architecture.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import ml_dtypes
@@ -69,7 +70,7 @@ def translate_seconds() -> dict[str, float]:
     for spec in all_specs(ARCH):
         ptx = kernel_ptx(spec)
         translate.cache_clear()
-        taken[spec.label] = seconds(lambda ptx=ptx, spec=spec: translate(ptx, spec.entry))  # type: ignore[misc]
+        taken[spec.label] = seconds(partial(translate, ptx, spec.entry))
     return taken
 
 

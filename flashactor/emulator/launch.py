@@ -15,15 +15,14 @@ from flashactor.emulator.arguments import (
     extents_of,
     parameter_bytes,
 )
+from flashactor.emulator.grains import grains_of
 from flashactor.emulator.hazards import require_no_hazards
 from flashactor.emulator.machine.arena import Memory
-from flashactor.emulator.machine.clocks import GlobalRaces
+from flashactor.emulator.machine.global_races import GlobalRaces
 from flashactor.emulator.machine.machine import Machine
 from flashactor.emulator.machine.report import LineReport, Report
 from flashactor.emulator.machine.schedule import Policy
 from flashactor.emulator.ptx.module import Entry, Instruction, Symbol
-from flashactor.emulator.ptx.types import TYPE_BYTES
-from flashactor.emulator.translate.memory import SPACES
 from flashactor.emulator.translate.translator import Kernel, translate
 from flashactor.errors import LaunchError
 
@@ -181,7 +180,7 @@ class _Run:
         self._grid, self._block = grid, block
         self._shared = kernel.entry.dynamic_offset + shared if shared else kernel.entry.shared_bytes
         self._parameters, self._bases, self._report = parameters, bases, report
-        self._shared_grain, global_grain = _grains(kernel.entry)
+        self._shared_grain, global_grain = grains_of(kernel.entry)
         self._races = (
             GlobalRaces(len(memory.buffer), global_grain, grid[0] * grid[1] * grid[2]) if races else None
         )
@@ -230,34 +229,6 @@ def _place_variables(kernel: Kernel, memory: Memory) -> dict[str, int]:
                 )
             bases[space] = memory.add_bytes(bytes(data), f"{space} variables", read_only=space == "const")
     return bases
-
-
-def _grains(entry: Entry) -> tuple[int, int]:
-    """The smallest access of an entry to shared and to global memory, in bytes: at most 16."""
-    grains = {"shared": 16, "global": 16}
-    for instruction in entry.instructions:
-        for space, size in _access(instruction):
-            grains[space] = min(grains[space], size)
-    return grains["shared"], grains["global"]
-
-
-def _access(instruction: Instruction) -> list[tuple[str, int]]:
-    modifiers = instruction.modifiers
-    if instruction.opcode == "mbarrier":
-        return [("shared", 8)]
-    if instruction.opcode == "cp" and "bulk" not in modifiers and len(instruction.operands) > 2:
-        size = instruction.operands[2].value  # type: ignore[union-attr]
-        return [("shared", size), ("global", size)]
-    if instruction.opcode not in ("ld", "ldu", "st", "atom", "red"):
-        return []
-    spaces = [name.split("::")[0] for name in modifiers if name in SPACES]
-    types = [name for name in modifiers if name in TYPE_BYTES]
-    count = next((int(name[1:]) for name in modifiers if name in ("v2", "v4", "v8")), 1)
-    size = min(16, TYPE_BYTES[types[-1]] * count)
-    if instruction.opcode in ("atom", "red"):
-        size = TYPE_BYTES[types[-1]]
-    wanted = spaces[0] if spaces else "generic"
-    return [(space, size) for space in ("shared", "global") if wanted in (space, "generic")]
 
 
 def _memory_lines(entry: Entry, report: Report) -> list[MemoryLine]:

@@ -10,6 +10,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flashactor.errors import LaunchError
 
@@ -26,10 +30,10 @@ class Swizzle(Enum):
     B64 = 64
     B128 = 128
 
-    def apply(self, address: object) -> object:
+    def apply(self, address: NDArray[Any]) -> NDArray[Any]:
         """Shared addresses, permuted: bits 7 to 9 go, by xor, onto bits 4 to 6 (as far as the span)."""
         mask = {0: 0, 32: 1, 64: 3, 128: 7}[self.value]
-        return address ^ ((address >> 7 & mask) << 4)  # type: ignore[operator]
+        return np.asarray(address ^ ((address >> 7 & mask) << 4))
 
 
 @dataclass(frozen=True, slots=True)

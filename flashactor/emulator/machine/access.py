@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.emulator import halves, numeric
 from flashactor.emulator.machine import arena
+from flashactor.emulator.machine.atomics import atomic_result
+from flashactor.emulator.machine.shadows import (
+    IN_FLIGHT,
+    READY,
+    REPEAT,
+    UNIT,
+    all_are,
+    have_bits,
+    shift_of,
+    units,
+)
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.emulator.ptx.types import NUMPY
 from flashactor.errors import DataRaceError, EmulationError, MemoryAccessError, UninitializedReadError
@@ -20,39 +30,6 @@ Array = NDArray[Any]
 
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 52, "local": 1 << 53, "param": 1 << 54}
 """Where each state space lies in the generic address space."""
-
-UNWRITTEN, READY, IN_FLIGHT = 0, 1, 2
-"""Shadow of a byte of shared memory."""
-
-_UNIT = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}
-_REPEAT = {1: 0x01, 2: 0x0101, 4: 0x01010101, 8: 0x0101010101010101}
-
-
-def units(buffer: Array) -> dict[int, Array]:
-    """A byte buffer, of a multiple of 16 bytes, as elements of each power of two up to 16 bytes."""
-    return {size: buffer.view(code) for size, code in _UNIT.items()}
-
-
-def shift_of(size: int) -> int:
-    """By how much an offset is shifted to index elements of a size, a power of two."""
-    return size.bit_length() - 1
-
-
-def all_are(shadow: dict[int, Array], index: Array, size: int, value: int) -> Array:
-    """Which elements have this shadow in all their bytes."""
-    if size == 16:
-        pairs = shadow[8].reshape(-1, 2)[index]
-        return np.asarray((pairs == np.uint64(_REPEAT[8] * value)).all(-1))
-    return np.asarray(shadow[size][index] == _REPEAT[size] * value)
-
-
-def have_bits(shadow: dict[int, Array], index: Array, size: int, bits: int) -> Array:
-    """Which elements have these bits in the shadows of all their bytes."""
-    if size == 16:
-        wanted = np.uint64(_REPEAT[8] * bits)
-        return np.asarray((shadow[8].reshape(-1, 2)[index] & wanted == wanted).all(-1))
-    wanted = shadow[size].dtype.type(_REPEAT[size] * bits)
-    return np.asarray(shadow[size][index] & wanted == wanted)
 
 
 class MemoryUnit:
@@ -125,19 +102,25 @@ class MemoryUnit:
                 self._uninitialized(w, m, i, ready, address, "local memory")
             values = self._local_units[size][at]
         else:
-            index = self.global_index(w, m, i, address, size)
-            at = index >> shift_of(size)
-            good = have_bits(self.global_shadow, at, size, arena.VALID | arena.WRITTEN)
-            if not good.all():
-                self.refuse_global(w, m, i, good, at, size, address, "read")
-            if self._m.clocks is not None:
-                self._m.clocks.read_global(w, m, i, index, size, is_synchronizing)
-            self._m.report.global_(w, m, i, address, size)
-            values = self.global_units[size][at]
+            values = self.read_global(w, m, i, address, size, is_synchronizing)
         parts_of = values.view(f"u{width}").reshape(-1, count)
         for index_, target in enumerate(targets):
             part = parts_of[:, index_]
             self._widen(w, m, target, part, width)
+
+    def read_global(
+        self, w: Window, m: Mask, i: int, address: Array, size: int, is_synchronizing: bool
+    ) -> Array:
+        """Elements of global memory at checked addresses, one for each active lane."""
+        index = self.global_index(w, m, i, address, size)
+        at = index >> shift_of(size)
+        good = have_bits(self.global_shadow, at, size, arena.VALID | arena.WRITTEN)
+        if not good.all():
+            self.refuse_global(w, m, i, good, at, size, address, "read")
+        if self._m.clocks is not None:
+            self._m.clocks.read_global(w, m, i, index, size, is_synchronizing)
+        self._m.report.global_(w, m, i, address, size)
+        return np.asarray(self.global_units[size][at])
 
     def store(
         self, w: Window, m: Mask, i: int, space: str, base: Any, offset: int,
@@ -169,7 +152,7 @@ class MemoryUnit:
             self._store(w, m, i, space, address, np.ascontiguousarray(data[:, :half]), is_synchronizing)
             self._store(w, m, i, space, address + 16, np.ascontiguousarray(data[:, half:]), is_synchronizing)
             return
-        values = data.reshape(-1).view(_UNIT[size])
+        values = data.reshape(-1).view(UNIT[size])
         if space == "shared":
             index = self.shared_index(w, m, i, address, size, "shared")
             self.write_shared(w, m, i, index, size, values)
@@ -363,9 +346,9 @@ class MemoryUnit:
     @staticmethod
     def _mark(shadow: dict[int, Array], at: Array, size: int, value: int) -> None:
         if size == 16:
-            shadow[8].reshape(-1, 2)[at] = _REPEAT[8] * value
+            shadow[8].reshape(-1, 2)[at] = REPEAT[8] * value
         else:
-            shadow[size][at] = _REPEAT[size] * value
+            shadow[size][at] = REPEAT[size] * value
 
     def mark_shared(self, at: Array, size: int, value: int) -> None:
         """Set the shadow of elements of shared memory."""
@@ -381,10 +364,10 @@ class MemoryUnit:
             self.refuse_global(w, m, i, good, at, size, address, "write")
         if size == 16:
             pairs = self.global_shadow[8].reshape(-1, 2)[at]
-            locked = np.asarray((pairs & np.uint64(_REPEAT[8] * arena.READ_ONLY)).any(-1))
+            locked = np.asarray((pairs & np.uint64(REPEAT[8] * arena.READ_ONLY)).any(-1))
         else:
             shadow = self.global_shadow[size]
-            locked = np.asarray(shadow[at] & shadow.dtype.type(_REPEAT[size] * arena.READ_ONLY) != 0)
+            locked = np.asarray(shadow[at] & shadow.dtype.type(REPEAT[size] * arena.READ_ONLY) != 0)
         if locked.any():
             self._fault(
                 MemoryAccessError, w, m, i, locked, address, "a write to an input", "reads only of inputs"
@@ -485,31 +468,3 @@ class MemoryUnit:
             "a place that has a value", "wait for the copy and put a barrier before the read",
             lane=int(lanes[first]), address=start % self._m.shared_stride,
         )  # fmt: skip
-
-
-def atomic_result(
-    operation: str, type_: str, old: Array, value: Array, other: Array | None, is_flushed: bool = False
-) -> Array:
-    """What an atomic leaves in memory; all in the unsigned type of the width."""
-    stored = old.dtype
-    if operation == "exch":
-        return np.asarray(value)
-    if operation == "cas":
-        assert other is not None
-        return np.asarray(np.where(old == value, other, old))
-    if operation == "inc":
-        return np.asarray(np.where(old >= value, stored.type(0), old + stored.type(1)))
-    if operation == "dec":
-        return np.where((old == 0) | (old > value), value, old - stored.type(1))
-    if operation in ("and", "or", "xor"):
-        return np.asarray(
-            {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[operation](old, value)
-        )
-    if type_ in ("f16", "bf16", "f16x2", "bf16x2"):
-        return halves.compute(operation, type_, old, value)
-    typed_old, typed_value = old.view(NUMPY[type_]), value.view(NUMPY[type_])
-    if is_flushed:
-        total = numeric.flush(numeric.flush(typed_old) + numeric.flush(typed_value))
-        return np.asarray(total).view(stored)
-    function: Any = {"add": np.add, "min": np.minimum, "max": np.maximum}[operation]
-    return np.asarray(function(typed_old, typed_value)).view(stored)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from flashactor.emulator import tensormap
 from flashactor.emulator.machine import arena
-from flashactor.emulator.machine.access import IN_FLIGHT, READY, WINDOWS, atomic_result, have_bits
+from flashactor.emulator.machine.access import WINDOWS
+from flashactor.emulator.machine.atomics import atomic_result
 from flashactor.emulator.machine.reads import PendingReads
+from flashactor.emulator.machine.shadows import IN_FLIGHT, READY, have_bits
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.errors import AsyncHazardError, MemoryAccessError
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator.machine import arena
-from flashactor.emulator.machine.access import IN_FLIGHT, READY, have_bits, shift_of
+from flashactor.emulator.machine.shadows import IN_FLIGHT, READY, have_bits, shift_of
 from flashactor.emulator.machine.window import Mask, Window
 
 if TYPE_CHECKING:
@@ -92,16 +92,8 @@ class CopyUnit:
         self._pending.append(_Copy(lanes, self._group[lanes], index, data, size, i))
 
     def _read(self, w: Window, m: Mask, i: int, address: Array, size: int, data: Array, rows: Any) -> None:
-        memory = self._m.memory
-        index = memory.global_index(w, m, i, address, size)
-        at = index >> shift_of(size)
-        good = have_bits(memory.global_shadow, at, size, arena.VALID | arena.WRITTEN)
-        if not good.all():
-            memory.refuse_global(w, m, i, good, at, size, address, "read")
-        if self._m.clocks is not None:
-            self._m.clocks.read_global(w, m, i, index, size, False)
-        self._m.report.global_(w, m, i, address, size)
-        data[rows] = memory.global_units[size][at].view(np.uint8).reshape(-1, size)
+        values = self._m.memory.read_global(w, m, i, address, size, False)
+        data[rows] = values.view(np.uint8).reshape(-1, size)
 
     def _read_bytes(
         self, w: Window, m: Mask, i: int, address: Array, count: Array, data: Array, rows: Array

@@ -13,15 +13,16 @@ from flashactor.emulator.machine.access import WINDOWS, MemoryUnit
 from flashactor.emulator.machine.arena import BASE, Memory
 from flashactor.emulator.machine.barriers import BarrierUnit
 from flashactor.emulator.machine.bulk import BulkUnit
-from flashactor.emulator.machine.clocks import Clocks, GlobalRaces
+from flashactor.emulator.machine.clocks import Clocks
 from flashactor.emulator.machine.copies import CopyUnit
+from flashactor.emulator.machine.global_races import GlobalRaces
 from flashactor.emulator.machine.mbarriers import LIMIT, MbarrierUnit
 from flashactor.emulator.machine.report import Report
 from flashactor.emulator.machine.schedule import NOWHERE, Policy
 from flashactor.emulator.machine.tensor import TensorUnit
 from flashactor.emulator.machine.warpgroups import WarpgroupUnit
 from flashactor.emulator.machine.warps import WarpUnit
-from flashactor.emulator.machine.window import CLOCKS, Mask, Window
+from flashactor.emulator.machine.window import Mask, Window
 from flashactor.emulator.translate.translator import Kernel
 from flashactor.errors import AsyncHazardError, DeadlockError, EmulationError
 
@@ -334,7 +335,7 @@ class Machine:
         """The number of a block's first lane."""
         return int(self.numbers[0, block, 0])
 
-    # ---- windows and special registers
+    # ---- windows
     def window(self, warp_start: int, warp_stop: int, block_start: int, block_stop: int) -> Window:
         """The window of some warps of some blocks."""
         key = (warp_start, warp_stop, block_start, block_stop)
@@ -350,53 +351,6 @@ class Machine:
         mask = np.zeros((1, 1, 32), bool)
         mask[0, 0, self.lane_of[lane]] = True
         return self.window(warp, warp + 1, block, block + 1), mask
-
-    def special(self, name: str, w: Window) -> Array:
-        """A special register in a window (PTX ISA, chapter 10)."""
-        if name in CLOCKS:
-            return np.full(w.shape, self.steps, np.int64)
-        thread = self.thread_of[w.lanes].reshape(w.shape)
-        number = self.block_numbers[w.block].reshape(w.shape)
-        lane = w.lane.reshape(w.shape).astype(np.int64)
-        base, _, axis = name.partition(".")
-        index = "xyz".find(axis) if axis else -1
-        if base in ("%tid", "%ctaid", "%clusterid") and index >= 0:
-            linear, extents = (thread, self.block_shape) if base == "%tid" else (number, self.grid)
-            below = int(np.prod(extents[:index]))
-            return np.asarray(linear // below % extents[index])
-        if index >= 0 and base in ("%ntid", "%nctaid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"):
-            extents = {
-                "%ntid": self.block_shape,
-                "%cluster_ctaid": (0, 0, 0),
-                "%cluster_nctaid": (1, 1, 1),
-            }.get(base, self.grid)
-            return np.full(w.shape, extents[index])
-        masks = {
-            "%lanemask_eq": 1 << lane,
-            "%lanemask_lt": (1 << lane) - 1,
-            "%lanemask_le": (2 << lane) - 1,
-            "%lanemask_gt": 0xFFFFFFFF & ~((2 << lane) - 1),
-            "%lanemask_ge": 0xFFFFFFFF & ~((1 << lane) - 1),
-        }
-        constants = {
-            "%nwarpid": self.warps_per_block,
-            "%nsmid": max(1, self.blocks),
-            "%gridid": 1,
-            "%cluster_ctarank": 0,
-            "%cluster_nctarank": 1,
-            "%is_explicit_cluster": 0,
-            "%dynamic_smem_size": self.shared_bytes - self.kernel.entry.dynamic_offset,
-            "%total_smem_size": self.shared_bytes,
-        }
-        if name in masks:
-            return np.asarray(masks[name])
-        if name == "%laneid":
-            return lane
-        if name == "%warpid":
-            return np.asarray(thread // 32)
-        if name == "%smid":
-            return w.block.reshape(w.shape)
-        return np.full(w.shape, constants[name])
 
     # ---- addresses
     @staticmethod

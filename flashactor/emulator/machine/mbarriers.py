@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.emulator.machine.access import UNWRITTEN
+from flashactor.emulator.machine.shadows import UNWRITTEN
 from flashactor.emulator.machine.window import Mask, Window
 from flashactor.errors import AsyncHazardError, BarrierError
 

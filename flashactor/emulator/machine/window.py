@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flashactor.emulator.machine.special import CLOCKS, special_register
+
 if TYPE_CHECKING:
     from flashactor.emulator.machine.machine import Machine
 
 Array = NDArray[Any]
 Mask = Any  # True, or an array of the window's shape
-CLOCKS = ("%clock", "%clock64", "%globaltimer", "%globaltimer_lo")
 
 
 class Window:
@@ -138,7 +139,7 @@ class Window:
         """A special register."""
         key = (name, code)
         if key not in self._specials:
-            values = self.machine.special(name, self)
+            values = special_register(self.machine, name, self)
             if name in CLOCKS:
                 return np.asarray(values).astype(code)
             self._specials[key] = np.asarray(values).astype(code)

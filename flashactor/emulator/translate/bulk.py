@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from flashactor.emulator.machine.bulk import REDUCED
+from flashactor.emulator.ptx.module import Operand
 from flashactor.emulator.translate.emitters import emits
 from flashactor.emulator.translate.memory import copy_async
 from flashactor.emulator.translate.statement import Statement
@@ -90,6 +91,6 @@ def _direction(s: Statement) -> bool:
     return spaces[1] == "global"
 
 
-def _place(s: Statement, operand: object) -> str:
-    base, offset = s.address(operand)  # type: ignore[arg-type]
+def _place(s: Statement, operand: Operand) -> str:
+    base, offset = s.address(operand)
     return f"({base}, {offset})"

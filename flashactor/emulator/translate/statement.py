@@ -38,7 +38,7 @@ _SPECIAL = frozenset(
        "%globaltimer", "%globaltimer_lo", "%cluster_ctarank", "%cluster_nctarank", "%is_explicit_cluster",
        "%dynamic_smem_size", "%total_smem_size"]
 )  # fmt: skip
-"""Special registers that ``Machine.special`` knows."""
+"""Those that ``machine/special.py`` knows."""
 
 
 class Context(Protocol):

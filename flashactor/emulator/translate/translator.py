@@ -16,6 +16,7 @@ import numpy as np
 # The emitters register themselves.
 import flashactor.emulator.translate.arithmetic
 import flashactor.emulator.translate.bulk
+import flashactor.emulator.translate.comparison
 import flashactor.emulator.translate.conversion
 import flashactor.emulator.translate.memory
 import flashactor.emulator.translate.synchronization

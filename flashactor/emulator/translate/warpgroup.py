@@ -24,8 +24,8 @@ def wgmma(s: Statement) -> None:
         return s.call("warpgroups.commit")
     if action == "wait_group":
         return s.call("warpgroups.wait", str(s.immediate(s.operands[0])))
-    shape = s.take_matching(_SHAPE.match)
-    columns, depth = map(int, _SHAPE.match(shape[0]).groups())  # type: ignore[union-attr]
+    (shape,) = s.take_matching(_SHAPE.match)
+    columns, depth = (int(extent) for extent in re.findall(r"[nk](\d+)", shape))
     d, a, b = s.type(), s.type(), s.type()
     if a not in _DEPTH or b not in _DEPTH or _DEPTH[a] != depth or _DEPTH[b] != depth:
         s.refuse(f"wgmma of {a} and {b} with k = {depth}")
