@@ -244,6 +244,14 @@ def test_views_of_one_array_overlap_as_they_do():
     assert (array[64:] == 5).all()
 
 
+def test_views_find_their_place_in_either_order():
+    array = np.arange(96, dtype=np.uint32)
+    run(STORE_AND_LOAD, {"a": array[:64], "b": array[32:]}, block=64)
+    assert (array[:32] == 5).all()
+    assert (array[32:64] == 6).all()
+    assert array[64:].tolist() == list(range(65, 97))
+
+
 def test_the_elements_between_two_views_belong_to_nobody():
     array = np.zeros(96, np.uint32)
     with pytest.raises(MemoryAccessError):

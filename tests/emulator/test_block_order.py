@@ -58,6 +58,7 @@ def test_data_is_handed_over(release, acquire, schedule):
         (RAISE, ASK),  # no fence before the flag
         ("membar.cta;" + RAISE, ASK),
         (RAISE + FENCE, ASK),
+        (FENCE + RAISE + "st.global.u32 [%data], 43;", ASK),  # what comes after the fence is not covered
         (FENCE + RAISE, "mov.u32 %r2, 1;"),  # nobody waits for the flag
     ],
 )
