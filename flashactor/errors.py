@@ -26,8 +26,10 @@
     ├── MockModeError                     the mock executor computes nothing
     ├── CompileError                      (.log, .source_line)
     ├── CacheError
-    │   ├── CacheCorruptError
-    │   └── CachePermissionError
+    │   ├── CacheCorruptError             an entry is not what was stored; it is compiled again
+    │   ├── CacheMissError                a kernel is not cached, and compiling is switched off
+    │   ├── CachePermissionError          others may write the folder, or it is none
+    │   └── BundleError                   a file is no bundle of cubins, or is damaged
     ├── EmulationError                    (.at: kernel, PTX line, CUDA line, block, thread, address)
     │   ├── PtxSyntaxError
     │   ├── UnsupportedPtxError           an instruction or declaration that the emulator does not know
@@ -43,6 +45,7 @@
     ├── OutOfMemoryError
     ├── DeviceUnavailableError
     ├── UnknownImplementationError        also a ValueError
+    ├── SettingsError                     a variable of the environment is wrong; also a ValueError
     └── ActorError
         ├── MailboxFullError
         ├── AskTimeoutError               also a TimeoutError
@@ -230,8 +233,16 @@ class CacheCorruptError(CacheError):
     """A cache entry is not what was stored."""
 
 
+class CacheMissError(CacheError):
+    """A kernel is in no layer of the cache, and FLASHACTOR_NO_COMPILE forbids to make it."""
+
+
 class CachePermissionError(CacheError):
-    """The cache folder cannot be read or written."""
+    """The cache folder may be written by others, or its path is no folder."""
+
+
+class BundleError(CacheError):
+    """A file is no bundle of cubins, or not as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +357,10 @@ class DeviceUnavailableError(FlashAttnError):
 
 class UnknownImplementationError(FlashAttnError, ValueError):
     """The registry has no implementation or executor of this name."""
+
+
+class SettingsError(FlashAttnError, ValueError):
+    """A variable of the environment has a value that it cannot have."""
 
 
 class ActorError(FlashAttnError):

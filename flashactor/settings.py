@@ -1,23 +1,33 @@
 """What the environment says, read in one place and frozen.
 
-================== ========================================================== ==========================
-variable           meaning                                                    default
-================== ========================================================== ==========================
-FLASHACTOR_CACHE_DIR  folder of the cubin cache                               ``cubin_cache/`` of a checkout,
+========================== ================================================== ==========================
+variable                   meaning                                            default
+========================== ================================================== ==========================
+FLASHACTOR_CACHE_DIR       folder of the cubin cache                          ``cubin_cache/`` of a checkout,
                                                                               else the user's cache folder
-FLASHACTOR_EXECUTOR   executor that ``auto`` stands for                       ``cuda`` with a device,
+FLASHACTOR_CACHE_BUNDLES   bundles, searched after it: files or folders,      none
+                           separated as in PATH
+FLASHACTOR_CACHE_MAX_BYTES most bytes of cubins in it, such as ``500M``       unlimited
+FLASHACTOR_CACHE_SHARED    1: take it even if others may write it             0
+FLASHACTOR_NO_COMPILE      1: a kernel that is not cached is an error         0
+FLASHACTOR_TRACE_KEYS      file that gets each new dispatch key as a line     none
+FLASHACTOR_EXECUTOR        executor that ``auto`` stands for                  ``cuda`` with a device,
                                                                               else ``reference``
-FLASHACTOR_LOG_LEVEL  least level that ``telemetry.logging.configure`` shows  ``warning``
-================== ========================================================== ==========================
+FLASHACTOR_LOG_LEVEL       least level that ``telemetry.logging.configure``   ``warning``
+                           shows
+========================== ================================================== ==========================
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from flashactor.errors import SettingsError
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -29,17 +39,62 @@ class Settings:
     cache_dir: Path
     executor: str = "auto"
     log_level: str = "warning"
+    cache_bundles: tuple[Path, ...] = ()
+    cache_max_bytes: int | None = None
+    cache_shared: bool = False
+    no_compile: bool = False
+    trace_keys: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings in ``environ`` (default: ``os.environ``); an empty value counts as unset."""
+        """The settings in ``environ`` (default: ``os.environ``); an empty value counts as unset.
+
+        Raises:
+            SettingsError: a size or a switch is none.
+        """
         env = os.environ if environ is None else environ
         chosen_dir = env.get("FLASHACTOR_CACHE_DIR")
+        bundles = env.get("FLASHACTOR_CACHE_BUNDLES") or ""
+        trace = env.get("FLASHACTOR_TRACE_KEYS")
         return cls(
-            cache_dir=Path(chosen_dir).expanduser() if chosen_dir else default_cache_dir(),
+            cache_dir=_path(chosen_dir) if chosen_dir else default_cache_dir(),
             executor=env.get("FLASHACTOR_EXECUTOR") or "auto",
             log_level=env.get("FLASHACTOR_LOG_LEVEL") or "warning",
+            cache_bundles=tuple(_path(bundle) for bundle in bundles.split(os.pathsep) if bundle),
+            cache_max_bytes=_size("FLASHACTOR_CACHE_MAX_BYTES", env.get("FLASHACTOR_CACHE_MAX_BYTES") or ""),
+            cache_shared=_switch("FLASHACTOR_CACHE_SHARED", env.get("FLASHACTOR_CACHE_SHARED") or ""),
+            no_compile=_switch("FLASHACTOR_NO_COMPILE", env.get("FLASHACTOR_NO_COMPILE") or ""),
+            trace_keys=_path(trace) if trace else None,
         )
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a size such as ``1000000``, ``500M`` or ``2 GiB`` (K, M and G are powers of 1024), or None."""
+    found = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    return int(found[1]) * _UNITS[found[2].upper()] if found else None
+
+
+def _size(name: str, text: str) -> int | None:
+    size = parse_size(text)
+    if size is None and text:
+        raise SettingsError(
+            name, repr(text), "a number of bytes, such as 500000000 or 500M", f"correct {name}"
+        )
+    return size
+
+
+def _switch(name: str, text: str) -> bool:
+    chosen = {"": False, "0": False, "1": True, "false": False, "true": True}.get(text.strip().lower())
+    if chosen is None:
+        raise SettingsError(name, repr(text), "0 or 1", f"correct {name}")
+    return chosen
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def default_cache_dir() -> Path:

@@ -8,7 +8,7 @@ from collections import Counter
 from flashactor.check.expectations import Expectation, expectations
 from flashactor.check.findings import Finding
 from flashactor.check.sass import ResourceUsage, Sass, disassemble, resource_usage
-from flashactor.compiler.cache import CachedKernel, CubinRecord
+from flashactor.compiler.record import CachedKernel, CubinRecord
 from flashactor.kernels.sm80 import SHARED_BYTES_PER_BLOCK
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch

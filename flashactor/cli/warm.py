@@ -17,7 +17,7 @@ from flashactor.kernels.spec import KernelSpec
 from flashactor.settings import Settings
 
 if TYPE_CHECKING:
-    from flashactor.compiler.cache import CachedKernel
+    from flashactor.compiler.record import CachedKernel
 
 SECONDS_PER_KERNEL = 0.35
 """What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""

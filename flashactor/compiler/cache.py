@@ -1,124 +1,133 @@
-"""Cubins on disk and in memory, each with a record of how it was made.
+"""Cubins in memory, in a folder and in bundles, each verified when it is loaded and compiled once at most.
 
-``<path>/cubins`` belongs to ``cuda.core.utils.FileStreamProgramCache`` and holds raw cubins;
-``<path>/records/<key>.json`` holds one ``CubinRecord`` for each. A cubin counts only with a record that fits
-it, so a damaged entry is compiled again.
+docs/cache.md has the format and the guarantees.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
-import os
-import tempfile
 import threading
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol, Self
 
+from flashactor.compiler.bundle import BundleFile
+from flashactor.compiler.claim import KeyClaim
+from flashactor.compiler.folder import CubinFolder, Entry
 from flashactor.compiler.nvrtc import Compilable, CompiledKernel, compile_cubin, nvrtc_version, options
+from flashactor.compiler.record import CachedKernel, CubinRecord, cache_key, now
 from flashactor.compiler.source import source_digest
-from flashactor.errors import CacheCorruptError, CachePermissionError
+from flashactor.errors import (
+    CacheCorruptError,
+    CacheMissError,
+    CachePermissionError,
+    CompileError,
+)
+from flashactor.settings import Settings
 
 _log = logging.getLogger("flashactor.compiler")
 
 
-@dataclass(frozen=True, slots=True)
-class CubinRecord:
-    """What is known of a cubin without loading it.
+@dataclass(slots=True)
+class CacheCounts:
+    """What a cache did since it was opened.
 
     Attributes:
-        label: what people call the kernel.
-        entry: the kernel's name in the cubin.
-        source: the file that it was compiled from, relative to the sources' root.
-        arch: NVRTC's name of the architecture, such as ``sm_90a``.
-        nvrtc_version: the compiler.
-        options: the compiler's options.
-        source_digest: SHA-256 of the translation unit.
-        sha256: of the cubin.
-        size: of the cubin in bytes.
-        registers: registers of a thread.
-        shared_bytes: static shared memory of a thread block.
-        spill_bytes: bytes of spill stores and loads in the code.
-        stack_bytes: stack frame of a thread.
-        log: warnings of the compiler and of ptxas, "" when there is none.
-        compile_seconds: wall-clock time in NVRTC.
-        created: when, ISO 8601 in UTC.
+        memory_hits, disk_hits, bundle_hits: kernels found, by layer.
+        compiled: kernels that this cache compiled.
+        failed: compiles that failed here.
+        waited: kernels that another process compiled meanwhile.
+        damaged: entries that were not what was stored.
+        not_stored: kernels that are in memory alone, because the folder takes none.
+        evicted: kernels that went because the folder was full.
     """
 
-    label: str
-    entry: str
-    source: str
-    arch: str
-    nvrtc_version: str
-    options: tuple[str, ...]
-    source_digest: str
-    sha256: str
-    size: int
-    registers: int
-    shared_bytes: int
-    spill_bytes: int
-    stack_bytes: int
-    log: str
-    compile_seconds: float
-    created: str
+    memory_hits: int = 0
+    disk_hits: int = 0
+    bundle_hits: int = 0
+    compiled: int = 0
+    failed: int = 0
+    waited: int = 0
+    damaged: int = 0
+    not_stored: int = 0
+    evicted: int = 0
+
+
+class Layer(Protocol):
+    """Where cubins are looked for."""
 
     @property
-    def key(self) -> str:
-        """The cache key that this record belongs to."""
-        return _key(self.source_digest, self.options, self.nvrtc_version)
+    def path(self) -> Path:
+        """The folder or file."""
 
-    def to_json(self) -> str:
-        """The record as a JSON object, one field a line."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+    def load(self, key: str) -> CachedKernel | None:
+        """The verified kernel of a key; None when it is not there."""
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> CubinRecord:
-        """The record that ``to_json`` wrote.
+    def list_keys(self) -> list[str]:
+        """The keys of its records."""
 
-        Raises:
-            CacheCorruptError: the text is no record.
-        """
-        try:
-            values: dict[str, Any] = json.loads(text)
-            record = cls(**{**values, "options": tuple(values["options"])})
-            sound = all(type(getattr(record, f.name)).__name__ == f.type.split("[")[0] for f in fields(cls))
-        except (ValueError, TypeError, KeyError) as error:
-            raise _corrupt(f"{type(error).__name__}: {error}", "a record of a cubin") from error
-        if not sound:
-            raise _corrupt("a field of another type", "a record of a cubin")
-        return record
-
-
-@dataclass(frozen=True, slots=True)
-class CachedKernel:
-    """A cubin, its record, and where this cubin came from just now."""
-
-    cubin: bytes
-    record: CubinRecord
-    source: Literal["compiled", "disk", "memory"]
+    def entry(self, key: str) -> Entry:
+        """A key's record."""
 
 
 class CubinCache:
-    """The cubins of one folder, which processes may share; every method may be called from any thread."""
+    """Memory, then one writable folder, then bundles; every method may be called from any thread."""
 
-    def __init__(self, path: Path, *, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        root: Path | None = None,
+        bundles: Sequence[Path] = (),
+        max_bytes: int | None = None,
+        compiling: bool = True,
+        shared: bool = False,
+    ) -> None:
         """Nothing is read or created yet.
 
         Args:
             path: the cache's folder, ``Settings.cache_dir``.
             root: folder of the CUDA sources (default: ``sources_root()``).
+            bundles: folders and bundle files that are searched after it and never changed.
+            max_bytes: most bytes of cubins in the folder; the least recently used go first.
+            compiling: whether a kernel that is nowhere is compiled.
+            shared: take the folder even if others may write it.
         """
-        self.path = path
+        self.folder = CubinFolder(path, shared=shared)
+        self.bundles: tuple[Layer, ...] = tuple(_bundle(bundle, shared) for bundle in bundles)
         self._root = root
+        self._max_bytes = max_bytes
+        self._compiling = compiling
         self._lock = threading.Lock()
+        self._keys: dict[Compilable, str] = {}
         self._memory: dict[str, CachedKernel] = {}
-        self._compiling: dict[str, Future[CachedKernel]] = {}
+        self._counts = CacheCounts()
+        self._warned: set[str] = set()
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Self:
+        """The cache that the settings describe (default: those of the environment)."""
+        chosen = settings or Settings.from_environment()
+        return cls(
+            chosen.cache_dir,
+            bundles=chosen.cache_bundles,
+            max_bytes=chosen.cache_max_bytes,
+            compiling=not chosen.no_compile,
+            shared=chosen.cache_shared,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The writable folder."""
+        return self.folder.path
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Where kernels are looked for, in order, after memory."""
+        return (self.folder, *self.bundles)
 
     def key(self, spec: Compilable) -> str:
         """SHA-256 over source text, options and NVRTC's version: the same on every machine.
@@ -127,119 +136,184 @@ class CubinCache:
             CompileError: a source file is missing.
             DeviceUnavailableError: there is no NVRTC library.
         """
-        return _key(source_digest(spec.source, self._root), options(spec), nvrtc_version())
+        key = self._keys.get(spec)
+        if key is None:
+            digest = source_digest(spec.source, self._root)
+            key = self._keys[spec] = cache_key(digest, options(spec), nvrtc_version())
+        return key
 
     def lookup(self, spec: Compilable) -> CachedKernel | None:
-        """The kernel from memory or disk; None when it has to be compiled. It raises as ``key`` does."""
+        """The kernel from memory, folder or bundles; None when it has to be compiled.
+
+        Raises:
+            CompileError, DeviceUnavailableError: as ``key``.
+            CachePermissionError: others may write the folder.
+        """
         return self._find(self.key(spec))
 
     def get_or_compile(self, spec: Compilable) -> CachedKernel:
-        """The kernel from memory or disk, else compiled and stored.
+        """The kernel from memory, folder or bundles, else compiled and stored.
 
-        Threads that ask for one kernel at once share one compile, and its error. An error is not remembered.
+        Of several threads and processes that want one kernel of a folder, one compiles, and the others wait
+        for it. They get its error too, if it fails; an error is not kept. A folder that cannot be written
+        costs no more than that: one warning, and the kernel is in memory alone.
 
         Raises:
+            CacheMissError: the kernel is nowhere, and compiling is switched off.
             CompileError: the source does not compile, or a source file is missing.
             DeviceUnavailableError: there is no NVRTC library.
-            CachePermissionError: the folder cannot be created or written.
+            CachePermissionError: others may write the folder, or its path is no folder.
         """
         key = self.key(spec)
+        kernel = self._find(key)
+        if kernel is None:
+            if not self._compiling:
+                raise _miss_error(spec, self.layers)
+            kernel = self._compile_once(key, spec)
+        return kernel
+
+    def counts(self) -> CacheCounts:
+        """What this cache did so far."""
         with self._lock:
-            if kept := self._memory.get(key):
-                return kept
-            running = self._compiling.get(key)
-            if running is None:
-                mine = self._compiling[key] = Future()
-        if running is not None:
-            return running.result()
-        try:
-            kernel = self._find(key) or self._compile(key, spec)
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        else:
-            mine.set_result(kernel)
-            return kernel
-        finally:
-            with self._lock:
-                del self._compiling[key]
+            return replace(self._counts)
 
     def records(self) -> list[CubinRecord]:
-        """Every readable record on disk, by label and architecture."""
-        found = []
-        for path in sorted(self._records.glob("*.json")):
-            with suppress(OSError, CacheCorruptError):
-                found.append(CubinRecord.from_json(path.read_bytes()))
+        """Every readable record of the folder, by label and architecture."""
+        found = (entry.record for entry in self.folder.entries())
         return sorted(found, key=lambda record: (record.label, record.arch, record.created))
 
-    @property
-    def _records(self) -> Path:
-        return self.path / "records"
+    def remove(self, key: str) -> bool:
+        """Forget a kernel of the folder, unless a process is busy with it; whether it went."""
+        claim = KeyClaim(self.folder.locks_path, key)
+        if not claim.acquire():
+            return False
+        with claim:
+            return self.folder.remove(key)
+
+    def evict(self, max_bytes: int) -> list[CubinRecord]:
+        """Forget the least recently used kernels of the folder until the rest fits; those that went."""
+        gone, total = [], 0
+        for entry in sorted(self.folder.entries(), key=lambda entry: entry.last_used, reverse=True):
+            total += entry.record.size
+            if total > max_bytes and self.remove(entry.record.key):
+                gone.append(entry.record)
+        return gone
 
     def _find(self, key: str) -> CachedKernel | None:
         with self._lock:
             kept = self._memory.get(key)
-        if kept:
-            return kept
+            if kept is not None:
+                self._counts.memory_hits += 1
+                return kept
+        for layer in self.layers:
+            kernel = self._load(layer, key)
+            if kernel is not None:
+                self._count("disk_hits" if kernel.source == "disk" else "bundle_hits")
+                self._keep(key, kernel)
+                return kernel
+        return None
+
+    def _load(self, layer: Layer, key: str) -> CachedKernel | None:
         try:
-            text = (self._records / f"{key}.json").read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            return layer.load(key)
+        except CacheCorruptError as error:
+            if layer is self.folder:
+                return self._repair(key, error)
+            self._count("damaged")
+            _log.warning("cubin %s of %s is damaged, looking elsewhere: %s", key, layer.path, error.got)
             return None
         except OSError as error:
-            _log.warning("cubin %s has an unreadable record, compiling it again: %s", key, error)
+            self._warn_once(f"cannot read {layer.path}: {error}")
             return None
-        try:
-            kernel = self._load(key, CubinRecord.from_json(text))
-        except (CacheCorruptError, OSError) as error:
-            _log.warning("cubin %s is damaged, compiling it again: %s", key, error)
-            return None
-        self._keep(key, kernel)
-        return kernel
 
-    def _load(self, key: str, record: CubinRecord) -> CachedKernel:
-        if record.key != key:
-            raise _corrupt(f"the record of {record.key}", f"the record of {key}")
-        cubin: bytes | None = self._cubins().get(bytes.fromhex(key))
-        if cubin is None:
-            raise _corrupt("no cubin", f"{record.size} bytes")
-        if len(cubin) != record.size or sha256(cubin).hexdigest() != record.sha256:
-            raise _corrupt(f"{len(cubin)} bytes of another content", f"the {record.size} bytes of the record")
-        return CachedKernel(cubin, record, "disk")
+    def _repair(self, key: str, error: CacheCorruptError) -> CachedKernel | None:
+        """Set a damaged entry aside, under the key's claim: it may be a whole one again by now."""
+        try:
+            self.folder.create()
+            claim = KeyClaim(self.folder.locks_path, key)
+            if not claim.acquire():
+                return None  # whoever has it sees the damage too
+            with claim:
+                try:
+                    return self.folder.load(key)
+                except CacheCorruptError:
+                    self.folder.set_aside(key)
+        except OSError as refusal:
+            self._warn_once(f"cannot set damaged entries aside in {self.path}: {refusal}")
+        self._count("damaged")
+        _log.warning("cubin %s is damaged and was set aside: %s", key, error.got)
+        return None
+
+    def _compile_once(self, key: str, spec: Compilable) -> CachedKernel:
+        """The kernel, compiled by this process or by one that was faster."""
+        try:
+            self.folder.create()
+            claim = KeyClaim(self.folder.locks_path, key)
+            kernel = claim.wait(lambda: self._find(key))
+        except TimeoutError as busy:
+            _log.warning("%s with %s; compiling it here", busy, spec.label)
+            return self._compile(key, spec)
+        except OSError as error:
+            self._not_stored(error)
+            return self._compile(key, spec)
+        if kernel is not None:
+            self._count("waited")
+            return kernel
+        with claim:
+            claim.begin()
+            try:
+                kernel = self._compile(key, spec)
+            except CompileError as error:
+                claim.fail(error)
+                raise
+            self._store(kernel)
+            claim.succeed()
+        if self._max_bytes is not None:
+            self._count("evicted", len(self.evict(self._max_bytes)))
+        return kernel
 
     def _compile(self, key: str, spec: Compilable) -> CachedKernel:
-        self._require_folder()  # refused? Better now than after compiling
-        compiled = compile_cubin(spec, root=self._root)
+        try:
+            compiled = compile_cubin(spec, root=self._root)
+        except CompileError:
+            self._count("failed")
+            raise
+        self._count("compiled")
         kernel = CachedKernel(compiled.cubin, self._record(spec, compiled), "compiled")
-        self._store(key, kernel)
         self._keep(key, kernel)
         return kernel
 
-    def _require_folder(self) -> None:
+    def _store(self, kernel: CachedKernel) -> None:
         try:
-            self._records.mkdir(parents=True, exist_ok=True)
+            self.folder.store(kernel.record, kernel.cubin)
         except OSError as error:
-            self._raise_if_refused(error)
+            self._not_stored(error)
 
-    def _store(self, key: str, kernel: CachedKernel) -> None:
-        try:
-            self._records.mkdir(parents=True, exist_ok=True)
-            # The record last: a cubin without one does not count.
-            self._cubins()[bytes.fromhex(key)] = kernel.cubin
-            _write_atomically(self._records / f"{key}.json", kernel.record.to_json())
-        except OSError as error:
-            self._raise_if_refused(error)
-            _log.warning("cubin of %s is not stored in %s: %s", kernel.record.label, self.path, error)
-
-    def _raise_if_refused(self, error: OSError) -> None:
-        """A folder that takes no file is the user's to change; a full disk costs only the next compile."""
-        refused = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
-        if refused or error.errno == errno.EROFS:
+    def _not_stored(self, error: OSError) -> None:
+        """A path that is no folder is the user's to change; a full or read-only one costs a compile."""
+        if isinstance(error, NotADirectoryError | FileExistsError):
             raise CachePermissionError(
                 field="cache_dir",
                 got=f"{self.path}, where writing fails: {error.strerror}",
                 expected="a folder that can be created and written",
                 remedy="set FLASHACTOR_CACHE_DIR to a writable folder",
             ) from error
+        self._count("not_stored")
+        self._warn_once(f"kernels stay in memory: {self.path} takes no file: {error.strerror or error}")
+
+    def _warn_once(self, message: str) -> None:
+        with self._lock:
+            known = message in self._warned
+            self._warned.add(message)
+        _log.log(logging.DEBUG if known else logging.WARNING, message)
+
+    def _count(self, name: str, number: int = 1) -> None:
+        with self._lock:
+            setattr(self._counts, name, getattr(self._counts, name) + number)
+
+    def _keep(self, key: str, kernel: CachedKernel) -> None:
+        with self._lock:
+            self._memory[key] = replace(kernel, source="memory")
 
     def _record(self, spec: Compilable, compiled: CompiledKernel) -> CubinRecord:
         return CubinRecord(
@@ -258,36 +332,37 @@ class CubinCache:
             stack_bytes=compiled.stack_bytes,
             log=compiled.log,
             compile_seconds=round(compiled.compile_seconds, 4),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=now(),
         )
 
-    def _keep(self, key: str, kernel: CachedKernel) -> None:
-        with self._lock:
-            self._memory[key] = replace(kernel, source="memory")
 
-    def _cubins(self) -> Any:
-        from cuda.core.utils import FileStreamProgramCache
-
-        return FileStreamProgramCache(self.path / "cubins")
+def _bundle(path: Path, shared: bool) -> Layer:
+    return CubinFolder(path, read_only=True, shared=shared) if path.is_dir() else BundleFile(path)
 
 
-def _key(digest: str, compiler_options: tuple[str, ...], version: str) -> str:
-    return sha256(json.dumps([digest, compiler_options, version]).encode()).hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _corrupt(got: str, expected: str) -> CacheCorruptError:
-    return CacheCorruptError(
-        field="cache entry", got=got, expected=expected, remedy="none is needed: the kernel is compiled again"
+def _miss_error(spec: Compilable, layers: Sequence[Layer]) -> CacheMissError:
+    """The error of a kernel that may not be compiled; it says whether another compiler's is there."""
+    others = {
+        entry.record.nvrtc_version
+        for layer in layers
+        for entry in _entries(layer)
+        if entry.record.label == spec.label
+    }
+    hint = (
+        f"; there is one for another source or of another compiler: {', '.join(sorted(others))}"
+        if others
+        else ""
     )
+    searched = ", ".join(str(layer.path) for layer in layers)
+    return CacheMissError(
+        field="kernel",
+        got=f"{spec.label}, which is not in {searched} for this source and NVRTC {nvrtc_version()}{hint}",
+        expected="a cached kernel, because FLASHACTOR_NO_COMPILE is set",
+        remedy=f"run: FLASHACTOR_NO_COMPILE=0 flashactor warm --kernel {spec.label}",
+    )
+
+
+def _entries(layer: Layer) -> Iterator[Entry]:
+    for key in layer.list_keys():
+        with suppress(OSError, CacheCorruptError):
+            yield layer.entry(key)

@@ -1,5 +1,6 @@
 """``flashactor warm`` and ``flashactor doctor``, and what all commands share."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from flashactor import SmArch
 from flashactor.compiler.cache import CubinCache
+from flashactor.compiler.folder import CubinFolder
 from flashactor.errors import CompileError
 from flashactor.kernels.sm80 import all_specs
 
@@ -101,10 +103,10 @@ def test_a_failed_compile_is_exit_code_1_and_the_others_are_kept(flashactor, mon
 
 
 def test_a_kernel_that_is_not_stored_is_a_failure(flashactor, monkeypatch):
-    def full(self, key, kernel):
-        pass
+    def full(self, record, cubin):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(CubinCache, "_store", full)
+    monkeypatch.setattr(CubinFolder, "store", full)
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "2 kernels could not be stored" in run.err

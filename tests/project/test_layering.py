@@ -23,7 +23,7 @@ ROWS = [
     (2, "flashactor.dispatch", set()),
     (3, "flashactor.requests", set()),
     (4, "flashactor.kernels", set()),
-    (5, "flashactor.compiler", {"cuda"}),
+    (5, "flashactor.compiler", {"cuda", "filelock"}),
     (4, "flashactor.emulator", {"numpy"}),
     (5, "flashactor.executors", {"numpy"}),
     (5, "flashactor.executors.cuda", {"cuda", "numpy"}),

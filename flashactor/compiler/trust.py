@@ -1,0 +1,56 @@
+"""Whether a cache folder may be believed: a cubin is code, so only those may write it who may write ours."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from flashactor.errors import CachePermissionError
+from flashactor.settings import PACKAGE_ROOT
+
+
+def require_private(folder: Path, *, any_owner: bool = False) -> None:
+    """Refuse a folder that others may write. One that does not exist is fine: it will be made private.
+
+    Its owner must be this user, root, or who owns the installed package. A group counts as others unless it
+    is the user's own of the same name, as many distributions make it.
+
+    Args:
+        folder: the folder to look at.
+        any_owner: whether its owner may be anyone, as of a bundle that the user chose.
+
+    Raises:
+        CachePermissionError: others may write it.
+    """
+    try:
+        found = folder.stat()
+    except OSError:
+        return  # missing or unreadable: whoever reads it will say so
+    if found.st_mode & stat.S_IWOTH:
+        _refuse(folder, f"everyone may write (mode {stat.S_IMODE(found.st_mode):o})")
+    if found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid):
+        _refuse(folder, f"group {found.st_gid} may write (mode {stat.S_IMODE(found.st_mode):o})")
+    if not any_owner and found.st_uid not in (os.geteuid(), 0, PACKAGE_ROOT.stat().st_uid):
+        _refuse(folder, f"user {found.st_uid} owns")
+
+
+def _is_own_group(gid: int) -> bool:
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:  # a user or group without a name: nobody can say who is in it
+        return False
+    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _refuse(folder: Path, why: str) -> None:
+    raise CachePermissionError(
+        field="cache folder",
+        got=f"{folder}, which {why}",
+        expected="a folder that only this user may write: a cubin from it runs as code",
+        remedy=f"run chmod go-w {folder}, choose another with FLASHACTOR_CACHE_DIR, or set "
+        "FLASHACTOR_CACHE_SHARED=1 if you trust all who may write it",
+    )
