@@ -12,20 +12,24 @@ from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
-    ChunkLayout,
-    CumulativeSeqlens,
     Fa2BwdRequest,
     Fa2FwdRequest,
     Fa3FwdFp8Request,
     PagedAttentionRequest,
-    PagedKvCache,
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
+from flashactor.requests.bare import bare_request
 from flashactor.settings import Settings
 from flashactor.types import DType, PositionBias, SmArch
 
-KINDS = ("dense", "varlen", "paged", "chunked")
+REQUEST_TYPES_OF_KIND: dict[str, tuple[type[AttentionRequest], type[AttentionRequest]]] = {
+    "dense": (Fa2FwdRequest, Fa2BwdRequest),
+    "varlen": (VarlenFwdRequest, VarlenBwdRequest),
+    "paged": (PagedAttentionRequest, PagedAttentionRequest),
+    "chunked": (ChunkedPrefillRequest, ChunkedPrefillRequest),
+}
+"""What runs forward and backward; the last two have no backward pass, and are refused before."""
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +48,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--alibi", action="store_true", help="with ALiBi slopes")
     parser.add_argument("--softcap", type=float, default=0.0, help="cap of the scores; 0 is off")
     parser.add_argument("--dropout", type=float, default=0.0, metavar="P", help="dropout probability")
-    parser.add_argument("--kind", choices=KINDS, default="dense", help="layout of the batch")
+    parser.add_argument(
+        "--kind", choices=tuple(REQUEST_TYPES_OF_KIND), default="dense", help="layout of the batch"
+    )
     parser.add_argument("--backward", action="store_true", help="the gradients (dense and varlen)")
     parser.add_argument("--implementation", metavar="NAME", help="insist on one implementation")
     parser.add_argument("--compile", action="store_true", help="compile the kernel if the cache lacks it")
@@ -89,17 +95,10 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
         )
     if options.backward and options.kind not in ("dense", "varlen"):
         raise common.reject("--kind", options.kind, "dense or varlen for --backward", "drop one of the two")
-    seqlens = CumulativeSeqlens(1, 1, 1, 1, 1)
-    if options.kind == "varlen":
-        request_type = VarlenBwdRequest if options.backward else VarlenFwdRequest
-        return request_type(**fields, seqlens=seqlens)
-    if options.kind == "paged":
-        return PagedAttentionRequest(**fields, cache=PagedKvCache(1, 16, 1, options.head_dim, 1), num_seqs=1)
-    if options.kind == "chunked":
-        return ChunkedPrefillRequest(**fields, seqlens=seqlens, chunk=ChunkLayout(1, 0))
     if options.dtype.is_fp8:
-        return Fa3FwdFp8Request(**fields)
-    return Fa2BwdRequest(**fields) if options.backward else Fa2FwdRequest(**fields)
+        return bare_request(Fa3FwdFp8Request, **fields)
+    forward, backward = REQUEST_TYPES_OF_KIND[options.kind]
+    return bare_request(backward if options.backward else forward, **fields)
 
 
 def _kernel(spec: KernelSpec, *, compile_it: bool) -> dict[str, Any]:
