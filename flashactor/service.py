@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -10,7 +12,8 @@ import pykka
 
 from flashactor.actor.actor import ActorStats, Ask, DispatchActor, Ledger, stopped_error
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
-from flashactor.actor.reply import PendingReply
+from flashactor.actor.nvrtc_actor import NvrtcActor
+from flashactor.actor.reply import AttentionReply, PendingReply
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import AskTimeoutError, RequestError
 from flashactor.executors.base import Executor, Work
@@ -55,7 +58,8 @@ class FlashAttnActor:
             raise _wrong_type("executor", chosen, "a name, or an object with the methods of Executor")
         if isinstance(chosen, str):
             settings = Settings.from_environment()
-            chosen = make_executor(chosen, ExecutorOptions(settings, chosen_props.max_in_flight))
+            options = ExecutorOptions(settings, nvrtc_actor, chosen_props.max_in_flight)
+            chosen = make_executor(chosen, options)
         return cls(chosen_props, chosen)
 
     @staticmethod
@@ -94,12 +98,12 @@ class FlashAttnActor:
             )
         return tuple(self._executor.seen)
 
-    def ask(self, msg: FlashAttnMsg) -> PendingReply:
+    def ask(self, msg: FlashAttnMsg) -> PendingReply[AttentionReply]:
         """Send a message. ``await`` the result in a coroutine, or call ``.result(timeout)`` in a thread.
 
         Whatever goes wrong is raised there, never here.
         """
-        pending = PendingReply()
+        pending: PendingReply[AttentionReply] = PendingReply()
         self._send(msg, pending)
         return pending
 
@@ -138,7 +142,7 @@ class FlashAttnActor:
     ) -> None:
         self.stop()
 
-    def _send(self, msg: FlashAttnMsg, pending: PendingReply | None) -> None:
+    def _send(self, msg: FlashAttnMsg, pending: PendingReply[AttentionReply] | None) -> None:
         ask = Ask(pending, self._ledger)
         # Before the message can be taken or dropped: whoever stops the actor answers all that is entered,
         # and whoever enters later finds the actor dead. So no message is lost between the two.
@@ -157,6 +161,36 @@ class FlashAttnActor:
             ask.fail(stopped_error())
         except RequestError as error:
             ask.fail(error)
+
+
+def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
+    """The process's compile actor for the cache that the settings describe (default: the environment's).
+
+    All actors of a process share it, so that a kernel that several of them want is compiled once. It lives as
+    long as the process; start an ``NvrtcActor`` of your own for one that stops.
+    """
+    chosen = replace(settings or Settings.from_environment(), executor="", log_level="", trace_keys=None)
+    with _nvrtc_lock:
+        actor = _nvrtc_actors.get(chosen)
+        if actor is None or not actor.is_alive:
+            from flashactor.compiler.cache import CubinCache
+
+            actor = _nvrtc_actors[chosen] = NvrtcActor(CubinCache.from_settings(chosen))
+        return actor
+
+
+_nvrtc_actors: dict[Settings, NvrtcActor] = {}
+_nvrtc_lock = threading.Lock()
+
+
+def _forget_actors() -> None:
+    """In a forked child, which has none of the parent's threads."""
+    global _nvrtc_lock
+    _nvrtc_lock = threading.Lock()
+    _nvrtc_actors.clear()
+
+
+os.register_at_fork(after_in_child=_forget_actors)
 
 
 def _wrong_type(field: str, got: object, expected: str) -> RequestError:

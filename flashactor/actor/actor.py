@@ -96,7 +96,7 @@ class Ask:
         "taken_at",
     )
 
-    def __init__(self, pending: PendingReply | None, ledger: Ledger) -> None:
+    def __init__(self, pending: PendingReply[AttentionReply] | None, ledger: Ledger) -> None:
         self.pending = pending
         self.ledger = ledger
         self.asked_at = perf_counter()
@@ -204,7 +204,7 @@ class DispatchActor(pykka.ThreadingActor):
             ask.fail(error)
         except BaseException as error:
             log.exception("actor failed on a message")
-            ask.fail(_actor_failed(error))
+            ask.fail(actor_failed(error))
 
     def on_stop(self) -> None:
         """Finish what was launched, then answer whoever is still waiting."""
@@ -234,7 +234,8 @@ def stopped_error() -> ActorStoppedError:
     )
 
 
-def _actor_failed(error: BaseException) -> ActorFailedError:
+def actor_failed(error: BaseException) -> ActorFailedError:
+    """The answer to a message on which the actor itself failed."""
     failure = ActorFailedError(
         field="actor",
         got=f"{type(error).__name__}: {error}",

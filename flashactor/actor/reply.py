@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import AskTimeoutError, BlockingAskError
@@ -62,45 +62,65 @@ class AttentionReply:
     dv: Any = field(default=None, repr=False)
 
 
-class PendingReply:
+T = TypeVar("T")
+
+
+class PendingReply(Generic[T]):
     """A reply to come: ``await`` it in a coroutine, or call ``result(timeout)`` in a thread.
 
     Any number of coroutines and threads may wait for it. Cancelling a coroutine that waits cancels the
     waiting, not the request.
     """
 
-    __slots__ = ("_error", "_lock", "_reply", "_settled", "_threads", "_wakers")
+    __slots__ = ("_callbacks", "_error", "_lock", "_reply", "_settled", "_threads", "_wakers")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._settled = False
-        self._reply: AttentionReply | None = None
+        self._reply: T | None = None
         self._error: BaseException | None = None
         self._threads: list[threading.Lock] | None = None
         self._wakers: list[tuple[_LoopWaker, asyncio.Future[None]]] | None = None
+        self._callbacks: list[Callable[[PendingReply[T]], None]] | None = None
 
     @property
     def done(self) -> bool:
         """Whether the reply, or the error in its place, is there."""
         return self._settled
 
-    def settle(self, reply: AttentionReply | None, error: BaseException | None = None) -> bool:
+    def settle(self, reply: T | None, error: BaseException | None = None) -> bool:
         """Deliver the reply or the error; only the first call counts, and returns True."""
         with self._lock:
             if self._settled:
                 return False
             self._reply, self._error = reply, error
             self._settled = True
-            threads, wakers = self._threads, self._wakers
+            threads, wakers, callbacks = self._threads, self._wakers, self._callbacks
         if wakers is not None:
             for waker, waiter in wakers:
                 waker.wake(waiter)
         if threads is not None:
             for blocked in threads:
                 blocked.release()
+        if callbacks is not None:
+            for callback in callbacks:
+                self._call(callback)
         return True
 
-    def __await__(self) -> Generator[Any, None, AttentionReply]:
+    def add_done_callback(self, callback: Callable[[PendingReply[T]], None]) -> None:
+        """Have a function called with this once it is settled: by the thread that settles, or here if it is.
+
+        What the function raises is logged, and reaches nobody.
+        """
+        with self._lock:
+            if not self._settled:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        self._call(callback)
+
+    def __await__(self) -> Generator[Any, None, T]:
         if not self._settled:
             waker = _running_loop_waker()
             waiter = waker.loop.create_future()
@@ -108,7 +128,7 @@ class PendingReply:
                 yield from waiter
         return self._outcome()
 
-    def result(self, timeout: float | None = None) -> AttentionReply:
+    def result(self, timeout: float | None = None) -> T:
         """The reply, waiting for at most ``timeout`` seconds (None: for ever).
 
         Raises:
@@ -155,7 +175,13 @@ class PendingReply:
             if self._threads is not None and not self._settled:
                 self._threads.remove(blocked)
 
-    def _outcome(self) -> AttentionReply:
+    def _call(self, callback: Callable[[PendingReply[T]], None]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            log.exception("a callback of a reply failed")
+
+    def _outcome(self) -> T:
         if self._error is not None:
             raise self._error
         assert self._reply is not None

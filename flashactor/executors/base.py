@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flashactor.dispatch import DispatchKey
 from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
+
+if TYPE_CHECKING:
+    from flashactor.compiler.record import CachedKernel
+    from flashactor.kernels.spec import KernelSpec
 
 
 class Work(NamedTuple):
@@ -63,3 +67,34 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Finish what was submitted, call its ``done``, and release everything."""
+
+
+class PendingKernel(Protocol):
+    """A kernel to come."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the kernel, or the error in its place, is there."""
+
+    def result(self, timeout: float | None = None) -> CachedKernel:
+        """The kernel; raises its error, or AskTimeoutError."""
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have a function called once it is there."""
+
+
+class KernelSource(Protocol):
+    """Where executors get compiled kernels from without waiting for them."""
+
+    def ask(self, spec: KernelSpec) -> PendingKernel:
+        """The kernel of a specification."""
+
+
+class KernelCache(Protocol):
+    """What compiles and keeps kernels, blocking the thread that calls."""
+
+    def key(self, spec: KernelSpec) -> str:
+        """What tells its kernel from all others."""
+
+    def get_or_compile(self, spec: KernelSpec) -> CachedKernel:
+        """The kernel, from wherever it is fastest."""

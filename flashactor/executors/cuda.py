@@ -1,6 +1,8 @@
 """The executor that launches kernels on a device: one stream, a bounded number in flight, one waiting thread.
 
 ``submit`` enqueues and returns; the completion thread waits for the kernels' events in order and answers.
+Work waits in a queue while its kernel is compiled or all places in flight are taken, and what came after it
+waits too, for launches keep the order of the messages; whoever brings the kernel, or frees a place, launches.
 Arrays, outputs too, stay alive until the event of the kernel that touches them, so no allocator can hand
 their memory to anyone else while the kernel runs. (PyTorch's ``record_stream`` is no alternative: it makes
 the allocator use this stream when a tensor dies, which may be after ``close`` has destroyed it.)
@@ -11,12 +13,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flashactor.errors import ActorStoppedError, ContextPoisonedError, FlashAttnError, RequestError
-from flashactor.executors.base import Done, Outcome, Outputs, Work
+from flashactor.executors.base import Done, KernelSource, Outcome, Outputs, PendingKernel, Work
 from flashactor.executors.cuda_driver import CudaDriver, device_arch, device_count
 from flashactor.executors.cuda_errors import foreign_errors, map_error, poisoned_error
 from flashactor.executors.operands import (
@@ -28,10 +31,8 @@ from flashactor.executors.operands import (
 from flashactor.kernels.launch import LaunchPlan, plan_forward
 from flashactor.kernels.select import choose_kernel
 from flashactor.kernels.spec import KernelSpec
+from flashactor.requests.operands import Operands
 from flashactor.types import SmArch
-
-if TYPE_CHECKING:
-    from flashactor.compiler.cache import CubinCache
 
 __all__ = ["CudaExecutor", "device_arch", "device_count"]
 
@@ -47,6 +48,23 @@ class _LoadedKernel:
 
     handle: Any
     shared_limit: int = DEFAULT_SHARED_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """Work that will be launched: now, or when its kernel is there."""
+
+    work: Work
+    operands: Operands
+    done: Done
+    spec: KernelSpec
+    pending: PendingKernel | None
+    began: float
+
+    @property
+    def ready(self) -> bool:
+        """Whether the kernel, or its error, is there."""
+        return self.pending is None or self.pending.done
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,7 @@ class CudaExecutor:
 
     def __init__(
         self,
-        cache: CubinCache,
+        kernels: KernelSource,
         max_in_flight: int = 8,
         device_ordinal: int = 0,
         driver: CudaDriver | None = None,
@@ -83,8 +101,8 @@ class CudaExecutor:
         """Open a device and start the completion thread.
 
         Args:
-            cache: where kernels come from.
-            max_in_flight: most kernels launched and not complete; ``submit`` waits for a free place.
+            kernels: where kernels come from.
+            max_in_flight: most kernels launched and not complete.
             device_ordinal: the device, as CUDA_VISIBLE_DEVICES numbers it.
             driver: how CUDA is called; default: through cuda.core.
 
@@ -104,10 +122,12 @@ class CudaExecutor:
             self._driver.activate()
             self._stream = self._driver.create_stream()
         self.arch: SmArch = self._driver.arch
-        self._cache = cache
+        self._source = kernels
         self._kernels: dict[KernelSpec, _LoadedKernel] = {}
+        self._backlog: deque[_Accepted] = deque()
         self._slots = threading.BoundedSemaphore(max_in_flight)
         self._submitting = threading.Lock()
+        self._drained = threading.Condition(self._submitting)
         self._closed = False
         self._poisoned_by: object = None
         self._launched: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
@@ -117,17 +137,27 @@ class CudaExecutor:
         self._thread.start()
 
     def submit(self, work: Work, done: Done) -> None:
-        """Enqueue the work; ``done`` is called from the completion thread, or here if it cannot start."""
+        """Take the work, and launch it if nothing is in its way. It waits for nothing.
+
+        ``done`` is called from another thread, or here if the work cannot start.
+        """
         try:
             with self._submitting:
-                self._start(work, done)
+                accepted = self._accept(work, done)
+                self._backlog.append(accepted)
         except Exception as error:
             done(Outcome(error=self._mapped(error, f"launching {work.kernel_name}")))
+            return
+        if accepted.pending is None:
+            self._drain()
+        else:
+            accepted.pending.add_done_callback(self._drain)
 
     def close(self) -> None:
         """Wait for the kernels in flight, answer them, and release the device. A second call does nothing."""
         with self._submitting:
             first, self._closed = not self._closed, True
+            self._drained.wait_for(lambda: not self._backlog)
         if first:
             self._launched.put(None)
         self._thread.join()
@@ -135,22 +165,45 @@ class CudaExecutor:
             self._kernels.clear()
             self._driver.close_stream(self._stream)
 
-    def _start(self, work: Work, done: Done) -> None:
+    def _accept(self, work: Work, done: Done) -> _Accepted:
         self._require_usable()
         request = work.request
         operands = request.require_operands()
         check_arch(request, self.arch)
         check_device(operands, self._driver.ordinal)
-        self._driver.activate()
         began = perf_counter()
         spec = choose_kernel(request, self.arch)
-        kernel = self._load(spec)
-        compile_seconds = perf_counter() - began
-        self._slots.acquire()
+        pending = None if spec in self._kernels else self._source.ask(spec)
+        return _Accepted(work, operands, done, spec, pending, began)
+
+    def _drain(self, _pending: object = None) -> None:
+        """Launch what waits, in order, as far as kernels and places in flight are there."""
+        refused: list[tuple[Done, Outcome]] = []
+        with self._submitting:
+            # Without waiting for a place: the completion thread comes here when it has freed one.
+            while self._backlog and self._backlog[0].ready and self._slots.acquire(blocking=False):
+                accepted = self._backlog.popleft()
+                try:
+                    self._start(accepted)
+                except Exception as error:
+                    doing = f"launching {accepted.work.kernel_name}"
+                    refused.append((accepted.done, Outcome(error=self._mapped(error, doing))))
+            if not self._backlog:
+                self._drained.notify_all()
+        for done, outcome in refused:
+            _answer(done, outcome)
+
+    def _start(self, accepted: _Accepted) -> None:
+        """Launch work whose kernel is there, in a place in flight that was taken for it."""
+        operands, spec = accepted.operands, accepted.spec
         try:
+            self._require_sound()
+            self._driver.activate()
+            kernel = self._loaded(accepted)
             began = perf_counter()
             out, lse = forward_outputs(operands)
-            plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, request.scale)
+            scale = accepted.work.request.scale
+            plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, scale)
             for producer in producer_streams(operands, out, lse):
                 self._driver.wait_for(self._stream, producer)
             event = self._launch(kernel, plan)
@@ -159,7 +212,10 @@ class CudaExecutor:
             self._slots.release()
             raise
         outputs = Outputs(out=out.array, lse=lse.array)
-        self._launched.put(_InFlight(event, work, outputs, done, compile_seconds, launch_seconds))
+        compile_seconds = began - accepted.began
+        self._launched.put(
+            _InFlight(event, accepted.work, outputs, accepted.done, compile_seconds, launch_seconds)
+        )
 
     def _require_usable(self) -> None:
         if self._closed:
@@ -169,14 +225,18 @@ class CudaExecutor:
                 expected="an open one",
                 remedy="start another actor and send the request again: it was not computed",
             )
+        self._require_sound()
+
+    def _require_sound(self) -> None:
         if self._poisoned_by is not None:
             raise poisoned_error(f"{self._poisoned_by} earlier")
 
-    def _load(self, spec: KernelSpec) -> _LoadedKernel:
-        kernel = self._kernels.get(spec)
+    def _loaded(self, accepted: _Accepted) -> _LoadedKernel:
+        kernel = self._kernels.get(accepted.spec)
         if kernel is None:
-            cubin = self._cache.get_or_compile(spec).cubin
-            kernel = self._kernels[spec] = _LoadedKernel(self._driver.load(cubin, spec.entry))
+            assert accepted.pending is not None  # a kernel that was loaded stays loaded
+            cubin, entry = accepted.pending.result().cubin, accepted.spec.entry
+            kernel = self._kernels[accepted.spec] = _LoadedKernel(self._driver.load(cubin, entry))
         return kernel
 
     def _launch(self, kernel: _LoadedKernel, plan: LaunchPlan) -> Any:
@@ -202,10 +262,9 @@ class CudaExecutor:
             return False
         outcome = self._outcome(item)
         self._slots.release()
-        try:
-            item.done(outcome)
-        except BaseException:
-            log.exception("the receiver of an outcome failed")
+        _answer(item.done, outcome)
+        if self._backlog:
+            self._drain()
         return True
 
     def _outcome(self, item: _InFlight) -> Outcome:
@@ -229,3 +288,10 @@ class CudaExecutor:
         if isinstance(mapped, ContextPoisonedError) and self._poisoned_by is None:
             self._poisoned_by = mapped.got
         return mapped
+
+
+def _answer(done: Done, outcome: Outcome) -> None:
+    try:
+        done(outcome)
+    except BaseException:
+        log.exception("the receiver of an outcome failed")

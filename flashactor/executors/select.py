@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashactor.errors import UnknownImplementationError
-from flashactor.executors.base import Executor
+from flashactor.executors.base import Executor, KernelSource
 from flashactor.registry import PreferenceStack
 from flashactor.settings import Settings
 
@@ -17,10 +17,12 @@ class ExecutorOptions:
 
     Attributes:
         settings: cache folder and default executor.
+        kernels: opens where compiled kernels come from; only executors that launch some call it.
         max_in_flight: most kernels launched and not complete.
     """
 
     settings: Settings
+    kernels: Callable[[Settings], KernelSource]
     max_in_flight: int = 8
 
 
@@ -67,10 +69,9 @@ def _make_reference(options: ExecutorOptions) -> Executor:
 
 
 def _make_cuda(options: ExecutorOptions) -> Executor:
-    from flashactor.compiler.cache import CubinCache
     from flashactor.executors.cuda import CudaExecutor
 
-    return CudaExecutor(CubinCache(options.settings.cache_dir), max_in_flight=options.max_in_flight)
+    return CudaExecutor(options.kernels(options.settings), max_in_flight=options.max_in_flight)
 
 
 def _make_emulator(options: ExecutorOptions) -> Executor:

@@ -3,6 +3,7 @@
 import threading
 from types import SimpleNamespace
 
+from flashactor.actor.reply import PendingReply
 from flashactor.types import SmArch
 
 PATIENCE = 10.0
@@ -122,15 +123,30 @@ class FakeDriver:
             raise error
 
 
-class FakeCache:
-    """A cubin cache that counts what it is asked for."""
+class FakeKernels:
+    """A source of kernels that counts what it is asked for; they are there at once, or when the test says.
 
-    def __init__(self):
+    Attributes:
+        asked: (specification, pending kernel) in order.
+    """
+
+    def __init__(self, *, at_once=True):
         self.asked = []
+        self._at_once = at_once
 
-    def get_or_compile(self, spec):
-        self.asked.append(spec)
-        return SimpleNamespace(cubin=b"cubin of " + spec.entry.encode())
+    def ask(self, spec):
+        pending = PendingReply()
+        self.asked.append((spec, pending))
+        if self._at_once:
+            self.deliver(-1)
+        return pending
+
+    def deliver(self, index):
+        spec, pending = self.asked[index]
+        pending.settle(SimpleNamespace(cubin=b"cubin of " + spec.entry.encode()))
+
+    def fail(self, index, error):
+        self.asked[index][1].settle(None, error)
 
 
 class Answer:

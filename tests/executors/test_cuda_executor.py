@@ -5,12 +5,13 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from fake_cuda import PATIENCE, Answer, CudaError, DeviceArray, FakeCache, FakeDriver
+from fake_cuda import PATIENCE, Answer, CudaError, DeviceArray, FakeDriver, FakeKernels
 
 from flashactor import (
     DType,
@@ -24,6 +25,7 @@ from flashactor.arrays import ArrayView
 from flashactor.errors import (
     ActorFailedError,
     ActorStoppedError,
+    CompileError,
     ContextPoisonedError,
     LaunchError,
     MissingOperandsError,
@@ -51,8 +53,8 @@ def start(driver):
     """Starts executors over the fake, and lets their kernels finish at the end of the test."""
     started = []
 
-    def start(**options):
-        started.append(CudaExecutor(FakeCache(), driver=driver, **options))
+    def start(kernels=None, **options):
+        started.append(CudaExecutor(kernels or FakeKernels(), driver=driver, **options))
         return started[-1]
 
     yield start
@@ -123,7 +125,7 @@ def test_a_kernel_is_loaded_and_given_its_shared_memory_once(driver, executor):
     submit(executor, request(mask=MaskKind.full()))
     assert driver.functions().count("launch") == 4
     assert driver.functions().count("load") == driver.functions().count("allow_shared_memory") == 2
-    assert len(executor._cache.asked) == 2
+    assert len(executor._source.asked) == 2
 
 
 def test_the_answer_comes_from_the_completion_thread_and_only_after_the_event(driver, executor):
@@ -187,15 +189,12 @@ def test_arrays_live_until_the_event_and_no_longer(driver, executor):
 def test_no_more_than_max_in_flight_are_launched(driver, start):
     executor = start(max_in_flight=2)
     first, second = submit(executor), submit(executor)
-    third = Answer()
-    thread = threading.Thread(target=executor.submit, args=(work_of(request()), third))
-    thread.start()
+    third = submit(executor)
     time.sleep(0.05)
-    assert thread.is_alive()
     assert driver.functions().count("launch") == 2
     driver.event(0).complete()
-    thread.join(PATIENCE)
     assert first.outcome.error is None
+    driver.event(2)
     assert driver.functions().count("launch") == 3
     assert not second.given
     for index in (1, 2):
@@ -418,3 +417,96 @@ def test_through_the_actor(driver, executor):
     assert reply.kernel_name == "flashactor::fa3::fwd<f16, 128, causal>_gqa2"
     assert reply.timings.compiled > 0
     assert driver.functions()[-1] == "close_stream"
+
+
+def test_a_kernel_that_is_compiled_holds_up_neither_the_caller_nor_the_order(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels)
+    first, second, refused = submit(executor), submit(executor, request(mask=MaskKind.full())), Answer()
+    executor.submit(work_of(Fa2FwdRequest(SmArch.SM90A, DType.BF16, 64)), refused)
+    assert isinstance(refused.outcome.error, MissingOperandsError)
+    assert [spec.causal for spec, _ in kernels.asked] == [True, False]
+    kernels.deliver(1)
+    assert "launch" not in driver.functions()
+    kernels.deliver(0)
+    launched = [call[2].spec.causal for call in driver.named("launch")]
+    assert launched == [True, False]
+    for index in (0, 1):
+        driver.event(index).complete()
+    assert first.outcome.error is second.outcome.error is None
+
+
+def test_a_loaded_kernel_waits_behind_one_that_is_compiled(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels, max_in_flight=1)
+    answers = [submit(executor)]
+    kernels.deliver(0)
+    driver.event(0).complete()
+    assert answers[0].outcome.error is None
+    answers += [submit(executor, request(mask=MaskKind.full())), submit(executor), submit(executor)]
+    assert driver.functions().count("launch") == 1
+    kernels.deliver(1)
+    for index in (1, 2, 3):
+        driver.event(index).complete()
+    assert all(answer.outcome.error is None for answer in answers)
+    assert [call[2].spec.causal for call in driver.named("launch")] == [True, False, True, True]
+
+
+def test_a_failed_compile_answers_its_requests_and_the_others_go_on(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels)
+    failing, fine = submit(executor), submit(executor, request(mask=MaskKind.full()))
+    kernels.deliver(1)
+    error = CompileError("kernel source", "an error", "none", "mend it", log="line", source_line="a.cu(1)")
+    kernels.fail(0, error)
+    assert failing.outcome.error is error
+    driver.event(0).complete()
+    assert fine.outcome.error is None
+    again = submit(executor)
+    assert len(kernels.asked) == 3
+    kernels.deliver(2)
+    driver.event(1).complete()
+    assert again.outcome.error is None
+
+
+def test_close_waits_for_kernels_that_are_compiled(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels)
+    answer = submit(executor)
+    closing = threading.Thread(target=executor.close)
+    closing.start()
+    time.sleep(0.05)
+    assert closing.is_alive()
+    kernels.deliver(0)
+    driver.event(0).complete()
+    closing.join(PATIENCE)
+    assert answer.outcome.error is None
+    assert driver.functions()[-1] == "close_stream"
+
+
+def test_a_sticky_error_answers_what_waits_for_its_kernel(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels)
+    first = submit(executor)
+    kernels.deliver(0)
+    waiting = submit(executor, request(mask=MaskKind.full()))
+    driver.event(0).fail(CudaError(ILLEGAL_ADDRESS))
+    assert isinstance(first.outcome.error, ContextPoisonedError)
+    kernels.deliver(1)
+    assert isinstance(waiting.outcome.error, ContextPoisonedError)
+    assert driver.functions().count("launch") == 1
+
+
+def test_many_threads_submit_while_kernels_come_and_places_are_few(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels, max_in_flight=2)
+    masks = [MaskKind.causal(), MaskKind.full()]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: submit(executor, request(mask=masks[n % 2])), range(64)))
+        for index in range(len(kernels.asked)):
+            kernels.deliver(index)
+        for index in range(64):
+            driver.event(index).complete()
+        assert all(answer.outcome.error is None for answer in answers)
+    assert driver.functions().count("launch") == 64
+    assert driver.functions().count("load") == 2
