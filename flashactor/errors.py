@@ -29,6 +29,7 @@
     │   ├── CacheCorruptError             an entry is not what was stored; it is compiled again
     │   ├── CacheMissError                a kernel is not cached, and compiling is switched off
     │   ├── CachePermissionError          others may write the folder, or it is none
+    │   ├── UnknownKernelError            a name is no cached kernel's, or that of several
     │   └── BundleError                   a file is no bundle of cubins, or is damaged
     ├── EmulationError                    (.at: kernel, PTX line, CUDA line, block, thread, address)
     │   ├── PtxSyntaxError
@@ -239,6 +240,10 @@ class CacheMissError(CacheError):
 
 class CachePermissionError(CacheError):
     """The cache folder may be written by others, or its path is no folder."""
+
+
+class UnknownKernelError(CacheError):
+    """A name is that of no kernel, or of several."""
 
 
 class BundleError(CacheError):

@@ -64,7 +64,10 @@ class Layer(Protocol):
         """The folder or file."""
 
     def load(self, key: str) -> CachedKernel | None:
-        """The verified kernel of a key; None when it is not there."""
+        """The verified kernel of a key, now used; None when it is not there."""
+
+    def peek(self, key: str) -> CachedKernel | None:
+        """As ``load``, but looking is no use."""
 
     def list_keys(self) -> list[str]:
         """The keys of its records."""

@@ -107,6 +107,15 @@ class KeyClaim:
         with suppress(OSError):
             self._note.unlink()
 
+    def discard(self) -> None:
+        """Remove the lock file and the note of a key that is done with; by its owner.
+
+        A process that opened the file and waits sees that it is gone, and makes another.
+        """
+        for path in (self._note, Path(self._lock.lock_file)):
+            with suppress(OSError):
+                path.unlink()
+
     def fail(self, error: CompileError) -> None:
         """Note why the compile failed, for those that wait."""
         self._write({"failure": vars(error)})

@@ -58,13 +58,21 @@ class CubinFolder:
         self._opened: Any = None
 
     def load(self, key: str) -> CachedKernel | None:
-        """The verified kernel of a key; None when it is not there.
+        """The verified kernel of a key, now used; None when it is not there.
 
         Raises:
             CacheCorruptError: what is there is not what was stored.
             CachePermissionError: others may write the folder.
             OSError: it cannot be read.
         """
+        kernel = self.peek(key)
+        if kernel is not None and not self._read_only:
+            with suppress(OSError):
+                os.utime(self.records_path / f"{key}.json")
+        return kernel
+
+    def peek(self, key: str) -> CachedKernel | None:
+        """As ``load``, but looking is no use."""
         self._require_trust()
         path = self.records_path / f"{key}.json"
         try:
@@ -75,11 +83,7 @@ class CubinFolder:
         cubin = self._cubins().get(bytes.fromhex(key))
         if cubin is None and not path.exists():
             return None  # evicted between the two reads
-        kernel = CachedKernel(record.check(key, cubin), record, "bundle" if self._read_only else "disk")
-        if not self._read_only:
-            with suppress(OSError):
-                os.utime(path)
-        return kernel
+        return CachedKernel(record.check(key, cubin), record, "bundle" if self._read_only else "disk")
 
     def store(self, record: CubinRecord, cubin: bytes) -> None:
         """Keep a cubin.
@@ -160,15 +164,23 @@ class CubinFolder:
             with suppress(OSError, CacheCorruptError):
                 yield self.entry(key)
 
-    def sweep(self) -> int:
-        """Remove temporary files that their writers left behind when they were killed; how many."""
-        oldest, gone = time.time() - ABANDONED_SECONDS, 0
-        for folder in (self.records_path, self.quarantine_path, self._cubins_path / "tmp"):
-            for path in folder.glob("*") if folder.is_dir() else ():
+    def abandoned(self) -> list[Path]:
+        """Temporary files that their writers left behind when they were killed."""
+        oldest, found = time.time() - ABANDONED_SECONDS, []
+        for folder in (self.records_path, self.quarantine_path, self.locks_path, self._cubins_path / "tmp"):
+            for path in sorted(folder.glob("*")) if folder.is_dir() else ():
                 with suppress(OSError):
                     if _is_temporary(path) and path.stat().st_mtime < oldest:
-                        path.unlink()
-                        gone += 1
+                        found.append(path)
+        return found
+
+    def sweep(self) -> int:
+        """Remove the abandoned temporary files; how many."""
+        gone = 0
+        for path in self.abandoned():
+            with suppress(OSError):
+                path.unlink()
+                gone += 1
         return gone
 
     def _require_trust(self) -> None:

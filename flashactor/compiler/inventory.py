@@ -1,0 +1,132 @@
+"""What all layers of a cache hold, without loading it, and how people name one kernel of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from flashactor.compiler.cache import CubinCache, Layer
+from flashactor.compiler.nvrtc import nvrtc_version
+from flashactor.compiler.record import CubinRecord
+from flashactor.compiler.source import source_digest
+from flashactor.errors import CacheCorruptError, CompileError, UnknownKernelError
+
+CANDIDATES = 5
+"""How many names an error lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A kernel in a layer.
+
+    Attributes:
+        record: what is known of it.
+        layer: where it is.
+        last_used: seconds since 1970; None in a bundle, which keeps no such time.
+    """
+
+    record: CubinRecord
+    layer: Layer
+    last_used: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The kernels of every layer, in the order of the layers and then of the labels.
+
+    Attributes:
+        holdings: what could be read.
+        unreadable: layer and key of each record that is none.
+    """
+
+    holdings: tuple[Holding, ...]
+    unreadable: tuple[tuple[Path, str], ...]
+
+
+def take_inventory(cache: CubinCache) -> Inventory:
+    """Every record of every layer.
+
+    Raises:
+        CachePermissionError: others may write a folder.
+        BundleError: a bundle is none; OSError: a layer cannot be read.
+    """
+    holdings: list[Holding] = []
+    unreadable: list[tuple[Path, str]] = []
+    for layer in cache.layers:
+        found: list[Holding] = []
+        for key in layer.list_keys():
+            try:
+                entry = layer.entry(key)
+            except FileNotFoundError:
+                continue  # evicted meanwhile
+            except CacheCorruptError:
+                unreadable.append((layer.path, key))
+                continue
+            found.append(Holding(entry.record, layer, entry.last_used if layer is cache.folder else None))
+        holdings += sorted(found, key=lambda held: (held.record.label, held.record.created, held.record.key))
+    return Inventory(tuple(holdings), tuple(unreadable))
+
+
+def find_holding(holdings: Sequence[Holding], name: str) -> Holding:
+    """The kernel of a label or key, or of a prefix of one that no other has, in the first layer that has it.
+
+    Of several kernels with the label, the one that this installation compiles counts.
+
+    Raises:
+        UnknownKernelError: there is none, or there are several; it lists some.
+    """
+    exact = [held for held in holdings if name in (held.record.label, held.record.key)]
+    matching = exact or [held for held in holdings if name and _starts(held.record, name)]
+    keys = _by_key(matching)
+    if len(keys) > 1:
+        keys = _by_key(held for held in matching if exact and is_current(held.record)) or keys
+    if len(keys) == 1:
+        return next(iter(keys.values()))
+    if keys:
+        raise UnknownKernelError(
+            field="kernel",
+            got=f"{name}, which {len(keys)} kernels match: "
+            + _list(f"{held.record.label} ({key[:12]})" for key, held in keys.items()),
+            expected="the label, the key, or a prefix that one kernel alone has",
+            remedy="name more of the label, or the key",
+        )
+    labels = sorted({held.record.label for held in holdings})
+    close = get_close_matches(name, labels, CANDIDATES, 0.0)
+    raise UnknownKernelError(
+        field="kernel",
+        got=f"{name}, which no layer of the cache has",
+        expected="the label or key of a cached kernel" + (f", such as {_list(close)}" if close else ""),
+        remedy="see flashactor cache list, or compile it with flashactor warm --kernel LABEL",
+    )
+
+
+def is_current(record: CubinRecord) -> bool:
+    """Whether this installation's source and compiler are those of a record: else nothing looks it up.
+
+    Raises:
+        DeviceUnavailableError: there is no NVRTC library.
+    """
+    try:
+        digest = source_digest(record.source)
+    except CompileError:  # the source is gone
+        return False
+    return (record.source_digest, record.nvrtc_version) == (digest, nvrtc_version())
+
+
+def _starts(record: CubinRecord, prefix: str) -> bool:
+    return record.label.startswith(prefix) or record.key.startswith(prefix)
+
+
+def _by_key(holdings: Iterator[Holding] | Sequence[Holding]) -> dict[str, Holding]:
+    first: dict[str, Holding] = {}
+    for held in holdings:
+        first.setdefault(held.record.key, held)
+    return first
+
+
+def _list(names: Iterator[str] | Sequence[str]) -> str:
+    names = list(names)
+    more = len(names) - CANDIDATES
+    return ", ".join(names[:CANDIDATES]) + (f" and {more} more" if more > 0 else "")
