@@ -20,6 +20,7 @@ from flashactor.executors.base import Executor, Work
 from flashactor.executors.mock import MockExecutor
 from flashactor.executors.select import ExecutorOptions, make_executor
 from flashactor.settings import Settings
+from flashactor.trace import KeyTrace
 
 
 class FlashAttnActor:
@@ -29,12 +30,14 @@ class FlashAttnActor:
     call ``stop``.
     """
 
-    def __init__(self, props: FlashAttnProps, executor: Executor) -> None:
-        """Start an actor around an executor of your own; ``start`` picks one by name."""
+    def __init__(self, props: FlashAttnProps, executor: Executor, trace: KeyTrace | None = None) -> None:
+        """Start an actor around an executor of your own; ``start`` picks one by name, and traces keys."""
         self.props = props
         self._executor = executor
         self._ledger = Ledger()
-        self._ref: pykka.ActorRef[DispatchActor] = DispatchActor.start(executor, self._ledger)
+        self._ref: pykka.ActorRef[DispatchActor] = DispatchActor.start(
+            executor, self._ledger, None if trace is None else trace.record
+        )
 
     @classmethod
     def start(cls, props: FlashAttnProps | None = None, executor: str | Executor | None = None) -> Self:
@@ -56,11 +59,12 @@ class FlashAttnActor:
         chosen = executor or chosen_props.executor
         if not isinstance(chosen, str) and not hasattr(chosen, "submit"):
             raise _wrong_type("executor", chosen, "a name, or an object with the methods of Executor")
+        settings = Settings.from_environment()
         if isinstance(chosen, str):
-            settings = Settings.from_environment()
             options = ExecutorOptions(settings, nvrtc_actor, chosen_props.max_in_flight)
             chosen = make_executor(chosen, options)
-        return cls(chosen_props, chosen)
+        trace = KeyTrace(settings.trace_keys, chosen.arch) if settings.trace_keys else None
+        return cls(chosen_props, chosen, trace)
 
     @staticmethod
     def mock_props(props: FlashAttnProps | None = None) -> FlashAttnProps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -182,10 +183,13 @@ class DispatchActor(pykka.ThreadingActor):
     # An interpreter that exits with an actor still running must not hang on its thread.
     use_daemon_thread = True
 
-    def __init__(self, executor: Executor, ledger: Ledger) -> None:
+    def __init__(
+        self, executor: Executor, ledger: Ledger, on_work: Callable[[Work], None] | None = None
+    ) -> None:
         super().__init__()
         self._executor = executor
         self._ledger = ledger
+        self._on_work = on_work
 
     @staticmethod
     def _create_actor_inbox() -> Any:
@@ -199,7 +203,10 @@ class DispatchActor(pykka.ThreadingActor):
         """Resolve a message and submit its work; any error becomes the message's answer."""
         ask: Ask = message
         try:
-            self._executor.submit(ask.take(self._executor), ask.finish)
+            work = ask.take(self._executor)
+            if self._on_work is not None:
+                self._on_work(work)
+            self._executor.submit(work, ask.finish)
         except FlashAttnError as error:
             ask.fail(error)
         except BaseException as error:

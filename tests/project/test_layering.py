@@ -28,6 +28,7 @@ ROWS = [
     (5, "flashactor.executors", {"numpy"}),
     (5, "flashactor.executors.cuda", {"cuda", "numpy"}),
     (6, "flashactor.actor", {"pykka"}),
+    (6, "flashactor.trace", {"filelock"}),
     (6, "flashactor.check", {"numpy", "ml_dtypes"}),
     (7, "flashactor.service", {"pykka"}),
     (8, "flashactor", set()),

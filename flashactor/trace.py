@@ -1,0 +1,180 @@
+"""The keys that an application used, one JSON object a line: tomorrow's list of kernels to warm.
+
+Each new key is written once, whichever process sees it first. docs/cache.md has the fields.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from flashactor.errors import FlashAttnError, RequestError
+from flashactor.executors.base import Work
+from flashactor.requests import AttentionRequest
+from flashactor.requests.bare import REQUEST_TYPES, bare_request
+from flashactor.types import DType, MaskKind, PositionBias, SmArch
+
+log = logging.getLogger("flashactor.trace")
+
+LOCK_SECONDS = 5.0
+"""How long another process may hold the file; a line takes well under a millisecond."""
+
+# Kernels are chosen by whether there is a cap or dropout, not by how much.
+_SOME_SOFTCAP, _SOME_DROPOUT = 1.0, 0.5
+
+
+class KeyTrace:
+    """Writes each new key to a file that processes share. Recording never fails a request."""
+
+    def __init__(self, path: Path, arch: SmArch | None = None) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            path: the file; it is created with the first key.
+            arch: architecture of the device, for requests that name none.
+        """
+        self._path = path
+        self._arch = arch
+        self._lock = threading.Lock()
+        self._seen: set[Hashable] = set()
+        self._lines: set[str] = set()
+        self._offset = 0
+        self._failed = False
+
+    def record(self, work: Work) -> None:
+        """Write the work's key, unless it is in the file. A file that cannot be written costs one warning."""
+        identity = _identity(work)
+        if identity in self._seen or self._failed:
+            return
+        with self._lock:
+            self._seen.add(identity)
+            try:
+                self._append(_line(work, work.request.arch or self._arch))
+            except (OSError, ValueError) as error:  # filelock's Timeout is an OSError
+                self._failed = True
+                log.warning("keys are not traced: %s cannot be written: %s", self._path, error)
+
+    def _append(self, line: str) -> None:
+        from filelock import FileLock
+
+        with (
+            FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS),
+            open(self._path, "a+b") as file,
+        ):
+            file.seek(self._offset)
+            unread = file.read()
+            self._offset += len(unread)
+            self._lines.update(unread.decode(errors="replace").splitlines())
+            if line in self._lines:
+                return
+            # The last writer may have been killed within its line.
+            start = "" if self._ends_a_line(file) else "\n"
+            content = f"{start}{line}\n".encode()
+            os.write(file.fileno(), content)
+            self._offset += len(content)
+            self._lines.add(line)
+
+    def _ends_a_line(self, file: Any) -> bool:
+        if self._offset == 0:
+            return True
+        file.seek(self._offset - 1)
+        return bool(file.read(1) == b"\n")
+
+
+def read_trace(path: Path) -> list[AttentionRequest]:
+    """The bare requests of a trace, each once; a last line that its writer could not finish is left out.
+
+    A request has no ``arch`` where the application had no device. Learned sink logits are arrays, which a
+    bare request cannot have: such lines are left out with a warning.
+
+    Raises:
+        RequestError: a line is no key, with its number.
+        OSError: the file cannot be read.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    if text and not text.endswith("\n"):
+        lines.pop()
+    requests: dict[str, AttentionRequest] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line in requests:
+            continue
+        try:
+            fields = json.loads(line)
+            if fields["sink_logits"]:
+                log.warning("%s:%d: learned sink logits are left out", path, number)
+                continue
+            requests[line] = _request(fields)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FlashAttnError) as error:
+            raise RequestError(
+                field="trace",
+                got=f"{path}:{number}: {type(error).__name__}: {error}",
+                expected="a line that FLASHACTOR_TRACE_KEYS wrote",
+                remedy="remove the line, or record the trace again",
+            ) from error
+    return list(requests.values())
+
+
+def _identity(work: Work) -> Hashable:
+    request = work.request
+    return (
+        type(request),
+        request.arch is None,
+        work.key,
+        getattr(request, "kv_dtype", None),
+        bool(request.softcap),
+        bool(request.dropout_p),
+        _has_sink_logits(request),
+        request.implementation,
+    )
+
+
+def _line(work: Work, arch: SmArch | None) -> str:
+    request, key = work.request, work.key
+    kv_dtype: DType | None = getattr(request, "kv_dtype", None)
+    return json.dumps(
+        {
+            "request": type(request).__name__,
+            "arch": arch and arch.target,
+            "dtype": key.dtype.tag,
+            "kv_dtype": kv_dtype and kv_dtype.tag,
+            "head_dim": key.head_dim,
+            "gqa_ratio": key.gqa_ratio,
+            "causal": key.causal,
+            "sliding_window": key.sliding_window,
+            "sink_tokens": key.sink,
+            "sink_logits": _has_sink_logits(request),
+            "alibi": key.alibi,
+            "softcap": bool(request.softcap),
+            "dropout": bool(request.dropout_p),
+            "implementation": request.implementation,
+            "kernel_name": work.kernel_name,
+        }
+    )
+
+
+def _request(fields: dict[str, Any]) -> AttentionRequest:
+    options: dict[str, Any] = {
+        "arch": None if fields["arch"] is None else SmArch.parse(fields["arch"]),
+        "dtype": DType.parse(fields["dtype"]),
+        "head_dim": fields["head_dim"],
+        "gqa_ratio": fields["gqa_ratio"],
+        "mask": MaskKind(is_causal=fields["causal"], sliding_window=fields["sliding_window"]),
+        "bias": PositionBias.ALIBI if fields["alibi"] else PositionBias.NONE,
+        "sink_tokens": fields["sink_tokens"],
+        "softcap": _SOME_SOFTCAP if fields["softcap"] else 0.0,
+        "dropout_p": _SOME_DROPOUT if fields["dropout"] else 0.0,
+        "implementation": fields["implementation"],
+    }
+    if fields["kv_dtype"] is not None:
+        options["kv_dtype"] = DType.parse(fields["kv_dtype"])
+    return bare_request(REQUEST_TYPES[fields["request"]], **options)
+
+
+def _has_sink_logits(request: AttentionRequest) -> bool:
+    return request.operands is not None and request.operands.sink_logits is not None

@@ -1,0 +1,223 @@
+"""The trace of keys: each new key once, whoever sees it, and back again as requests."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from flashactor import (
+    DType,
+    Fa2BwdRequest,
+    Fa2FwdRequest,
+    Fa3FwdFp8Request,
+    Fa3FwdRequest,
+    FlashAttnActor,
+    FlashAttnMsg,
+    MaskKind,
+    PositionBias,
+    SmArch,
+    VarlenFwdRequest,
+)
+from flashactor.errors import MockModeError, RequestError
+from flashactor.executors.base import Work
+from flashactor.executors.mock import MockExecutor
+from flashactor.kernels.select import choose_kernel
+from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenBwdRequest
+from flashactor.requests.bare import bare_request
+from flashactor.trace import KeyTrace, read_trace
+
+CAUSAL = Fa2FwdRequest(SmArch.SM90A, DType.BF16, 128, 4, MaskKind.causal())
+
+
+def work_of(request, arch=None):
+    return Work(request, *request.resolve(arch))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "keys.jsonl"
+
+
+def test_a_key_is_written_once_with_its_fields(path):
+    trace = KeyTrace(path)
+    for _ in range(3):
+        trace.record(work_of(CAUSAL))
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line) == {
+        "request": "Fa2FwdRequest",
+        "arch": "sm_90a",
+        "dtype": "bf16",
+        "kv_dtype": None,
+        "head_dim": 128,
+        "gqa_ratio": 4,
+        "causal": True,
+        "sliding_window": None,
+        "sink_tokens": 0,
+        "sink_logits": False,
+        "alibi": False,
+        "softcap": False,
+        "dropout": False,
+        "implementation": None,
+        "kernel_name": "flashactor::fa3::fwd<bf16, 128, causal>_gqa4",
+    }
+
+
+def test_lengths_scales_and_amounts_make_no_new_key(path):
+    trace = KeyTrace(path, SmArch.SM80)
+    for seqlen in (3, 5):
+        q = np.ones((1, seqlen, 2, 64), np.float16)
+        for scale, softcap in ((0.1, 20.0), (0.2, 30.0)):
+            request = Fa2FwdRequest.from_arrays(q, q, q, softmax_scale=scale, softcap=softcap)
+            trace.record(work_of(request, SmArch.SM80))
+    assert len(path.read_text().splitlines()) == 1
+
+
+REQUESTS = [
+    bare_request(request_type, arch=SmArch.SM90A, dtype=DType.BF16, head_dim=96, gqa_ratio=8, **options)
+    for request_type, options in [
+        (Fa2FwdRequest, {"mask": MaskKind.sliding_causal(4096), "sink_tokens": 4}),
+        (Fa2FwdRequest, {"mask": MaskKind.full(), "softcap": 1.0, "implementation": "reference"}),
+        (Fa2BwdRequest, {"mask": MaskKind.causal(), "dropout_p": 0.5}),
+        (Fa3FwdRequest, {"bias": PositionBias.ALIBI}),
+        (VarlenFwdRequest, {}),
+        (VarlenBwdRequest, {}),
+        (PagedAttentionRequest, {"mask": MaskKind.causal()}),
+        (ChunkedPrefillRequest, {"mask": MaskKind.causal()}),
+    ]
+] + [Fa3FwdFp8Request(SmArch.SM90A, DType.F8E4M3, 128, kv_dtype=DType.F8E5M2)]
+
+
+def test_every_type_of_request_comes_back(path):
+    trace = KeyTrace(path)
+    for request in REQUESTS:
+        trace.record(work_of(request))
+    assert read_trace(path) == REQUESTS
+
+
+def test_a_request_without_an_architecture_gets_the_devices_or_none(path):
+    request = Fa2FwdRequest(None, DType.F16, 64)
+    KeyTrace(path, SmArch.SM89).record(work_of(request, SmArch.SM89))
+    KeyTrace(path, None).record(work_of(request))
+    assert [traced.arch for traced in read_trace(path)] == [SmArch.SM89, None]
+    assert choose_kernel(read_trace(path)[0], SmArch.SM89).arch is SmArch.SM89
+
+
+def test_learned_sinks_are_recorded_and_left_out_when_read(path, caplog):
+    q = np.ones((1, 4, 2, 64), np.float16)
+    request = Fa2FwdRequest.from_arrays(q, q, q, sink_logits=np.zeros(2, np.float32))
+    KeyTrace(path).record(work_of(request))
+    assert json.loads(path.read_text())["sink_logits"] is True
+    with caplog.at_level(logging.WARNING):
+        assert read_trace(path) == []
+    assert "learned sink logits" in caplog.text
+
+
+def test_threads_write_a_key_once(path):
+    trace, start = KeyTrace(path), threading.Barrier(8)
+
+    def record():
+        start.wait()
+        for request in REQUESTS:
+            trace.record(work_of(request))
+
+    threads = [threading.Thread(target=record) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(path.read_text().splitlines()) == len(REQUESTS)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from flashactor import DType, Fa2FwdRequest, SmArch
+from flashactor.executors.base import Work
+from flashactor.trace import KeyTrace
+trace = KeyTrace(Path(sys.argv[1]))
+for head_dim in range(8, 257, 8):
+    request = Fa2FwdRequest(SmArch.SM80, DType.BF16, head_dim)
+    trace.record(Work(request, *request.resolve(None)))
+"""
+
+
+def test_processes_write_a_key_once(path):
+    processes = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)]) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert sorted(request.head_dim for request in read_trace(path)) == list(range(8, 257, 8))
+    assert len(path.read_text().splitlines()) == 32
+
+
+def test_a_line_that_a_killed_writer_left_behind_is_passed_over(path):
+    KeyTrace(path).record(work_of(CAUSAL))
+    whole = path.read_text()
+    path.write_text(whole + whole[:50])
+    assert read_trace(path) == [CAUSAL]
+    KeyTrace(path).record(work_of(REQUESTS[0]))
+    lines = path.read_text().splitlines()
+    assert lines[1] == whole[:50]
+    assert json.loads(lines[2])["head_dim"] == 96
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "[]",
+        "{}",
+        "null",
+        '{"request": "os.system"}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
+)
+def test_a_line_that_is_no_key_is_named_by_its_number(path, line):
+    KeyTrace(path).record(work_of(CAUSAL))
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(RequestError, match=r"keys.jsonl:2: "):
+        read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("head_dim", 100), ("head_dim", "128"), ("arch", "sm_75"), ("dtype", 3), ("request", "Nothing")],
+)
+def test_a_field_that_is_wrong_is_refused(path, field, value):
+    KeyTrace(path).record(work_of(CAUSAL))
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}) + "\n")
+    with pytest.raises(RequestError, match=r"keys.jsonl:1: "):
+        read_trace(path)
+
+
+def test_a_file_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    trace = KeyTrace(tmp_path / "file" / "keys.jsonl")
+    for request in REQUESTS:
+        trace.record(work_of(request))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "keys are not traced" in caplog.text
+
+
+def test_an_actor_traces_what_it_is_asked(path, monkeypatch):
+    monkeypatch.setenv("FLASHACTOR_TRACE_KEYS", str(path))
+    with FlashAttnActor.start(executor="mock") as actor:
+        for _ in range(3):
+            with pytest.raises(MockModeError):
+                actor.ask(FlashAttnMsg.forward(CAUSAL)).result(10)
+    assert read_trace(path) == [CAUSAL]
+    with FlashAttnActor.start(executor=MockExecutor(arch=SmArch.SM89)) as actor, pytest.raises(MockModeError):
+        actor.ask(FlashAttnMsg.forward(Fa2FwdRequest(None, DType.F16, 64))).result(10)
+    assert [request.arch for request in read_trace(path)] == [SmArch.SM90A, SmArch.SM89]
+
+
+def test_without_the_variable_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLASHACTOR_TRACE_KEYS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with FlashAttnActor.start(executor="mock") as actor:
+        actor.tell(FlashAttnMsg.forward(CAUSAL))
+    assert os.listdir(tmp_path) == []
