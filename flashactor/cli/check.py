@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from flashactor.cli.output import print_json, print_table
 from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import (
+    add_feature_option,
     add_jobs_option,
     add_selection_options,
     check_jobs,
-    feature_names,
     matching_specs,
 )
 from flashactor.settings import Settings
@@ -38,13 +38,7 @@ def add_parser(commands: Any) -> None:
         "Exit code 1 if a check fails.",
     )
     add_selection_options(parser)
-    parser.add_argument(
-        "--feature",
-        choices=feature_names(),
-        nargs="+",
-        action="extend",
-        help="kernels with at least one of these; default: all",
-    )
+    add_feature_option(parser)
     half = parser.add_mutually_exclusive_group()
     half.add_argument("--static-only", action="store_true", help="check the cubins, emulate nothing")
     half.add_argument("--emulate-only", action="store_true", help="emulate the PTX, look at no cubin")

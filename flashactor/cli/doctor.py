@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import flashactor
@@ -68,7 +67,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         Finding("flashactor", True, True, f"{flashactor.__version__} on Python {platform.python_version()}"),
         _tried("NVRTC compiles", True, _nvrtc, "pip install nvidia-cuda-nvrtc"),
-        _tried("cache folder", True, lambda: _cache_folder(settings.cache_dir), "set FLASHACTOR_CACHE_DIR"),
+        _tried("cache folder", True, lambda: _cache_folder(settings), "set FLASHACTOR_CACHE_DIR"),
         _tried("reference executor", True, _reference, "report this as a bug"),
         _tried("CUDA device", False, _device, "install an NVIDIA driver; kernels compile without one"),
         _package("torch", "torch arrays", "pip install 'flashactor[torch]'"),
@@ -95,15 +94,17 @@ def _nvrtc() -> str:
     return f"NVRTC {nvrtc_version()} compiled a kernel in {kernel.compile_seconds:.2f} s"
 
 
-def _cache_folder(folder: Path) -> str:
+def _cache_folder(settings: Settings) -> str:
     from flashactor.compiler.cache import CubinCache
 
-    records = CubinCache(folder).records()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder):
+    cache = CubinCache.from_settings(settings)
+    cache.folder.create()
+    with tempfile.NamedTemporaryFile(dir=cache.path):
         pass
+    records = cache.records()
     size = sum(record.size for record in records)
-    return f"{folder}: {len(records)} kernels, {size / 2**20:.1f} MiB"
+    bundles = "".join(f"; {bundle.path}: {len(bundle.list_keys())} kernels" for bundle in cache.bundles)
+    return f"{cache.path}: {len(records)} kernels, {size / 2**20:.1f} MiB{bundles}"
 
 
 def _reference() -> str:

@@ -20,7 +20,6 @@ from flashactor.requests import (
     VarlenFwdRequest,
 )
 from flashactor.requests.bare import bare_request
-from flashactor.settings import Settings
 from flashactor.types import DType, PositionBias, SmArch
 
 REQUEST_TYPES_OF_KIND: dict[str, tuple[type[AttentionRequest], type[AttentionRequest]]] = {
@@ -104,7 +103,7 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
 def _kernel(spec: KernelSpec, *, compile_it: bool) -> dict[str, Any]:
     from flashactor.compiler.cache import CubinCache
 
-    cache = CubinCache(Settings.from_environment().cache_dir)
+    cache = CubinCache.from_settings()
     found = cache.get_or_compile(spec) if compile_it else cache.lookup(spec)
     measured = (
         {"compiled": False}

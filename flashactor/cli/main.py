@@ -9,19 +9,21 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flashactor
-from flashactor.cli import attend, check, doctor, explain, warm
-from flashactor.errors import CompileError, FlashAttnError
+from flashactor.cli import attend, cache, check, doctor, explain, warm
+from flashactor.cli.output import print_error
+from flashactor.errors import CacheCorruptError, CacheMissError, CompileError, FlashAttnError
 from flashactor.settings import Settings
 
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    something that was to be made or checked failed (a compile, a kernel's check, the doctor's essentials)
+  1    something that was to be made or checked failed: a compile, a check, a cached kernel, an export,
+       the doctor's essentials
   2    bad input: one line on stderr says which, and what to do
   130  interrupted by Ctrl-C; the cache stays usable
 """
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-COMMANDS = (attend, explain, warm, check, doctor)
+COMMANDS = (attend, explain, warm, cache, check, doctor)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flashactor: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except CompileError as error:
+    except (CompileError, CacheMissError, CacheCorruptError) as error:
         return _fail(error, FAILED)
     except (FlashAttnError, OSError) as error:
         return _fail(error, BAD_INPUT)
@@ -86,5 +88,5 @@ def _configure_logging(verbose: bool) -> None:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print("flashactor: error: " + " ".join(str(error).split()), file=sys.stderr)
+    print_error(error)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     with console.capture() as printed:
         console.print(table)
     print("\n".join(line.rstrip() for line in printed.get().strip("\n").splitlines()))
+
+
+def print_error(message: object) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("flashactor: error: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def kibibytes(count: int) -> str:

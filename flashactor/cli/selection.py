@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 from flashactor.cli import options as common
 from flashactor.kernels.sm80 import DTYPES, all_specs, forward_spec
@@ -16,6 +18,22 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", type=common.arch, nargs="+", metavar="ARCH", help="sm_80, sm_90a, ...")
     parser.add_argument("--dtype", type=common.dtype, nargs="+", metavar="DTYPE", help="f16, bf16")
     parser.add_argument("--head-dim", type=int, nargs="+", metavar="N", help="multiples of 8 up to 256")
+
+
+def add_feature_option(parser: argparse.ArgumentParser) -> None:
+    """``--feature``."""
+    parser.add_argument(
+        "--feature",
+        choices=feature_names(),
+        nargs="+",
+        action="extend",
+        help="kernels with at least one of these; default: all",
+    )
+
+
+def add_kernel_option(parser: argparse.ArgumentParser) -> None:
+    """``--kernel``."""
+    parser.add_argument("--kernel", nargs="+", action="extend", metavar="LABEL", help="exactly these kernels")
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:
@@ -36,23 +54,42 @@ def feature_names() -> tuple[str, ...]:
     return tuple(sorted({feature for spec in all_specs(SmArch.SM80) for feature in spec.features}))
 
 
-def matching_specs(options: argparse.Namespace, features: list[str] | None) -> list[KernelSpec]:
-    """The kernels that the options name; of ``features``, each has at least one.
+def specs_of_labels(labels: Sequence[str]) -> list[KernelSpec]:
+    """The kernels of these labels, each once.
+
+    Raises:
+        RequestError: a label is no kernel's; the closest are named.
+    """
+    known = {spec.label: spec for spec in all_specs()}
+    for label in labels:
+        if label not in known:
+            close = ", ".join(get_close_matches(label, known, 3, 0.0))
+            raise common.reject("--kernel", label, f"a kernel's label, such as {close}", "correct the label")
+    return [known[label] for label in dict.fromkeys(labels)]
+
+
+def matching_specs(options: argparse.Namespace, *features: list[str] | None) -> list[KernelSpec]:
+    """The kernels that the options name; of each list of features, they have at least one.
 
     Raises:
         RequestError: options that no kernel matches.
     """
     dtypes = options.dtype or list(DTYPES)
     found: dict[KernelSpec, None] = {}
-    for arch in options.arch or _default_archs():
+    for arch in options.arch or default_archs():
         padded = {forward_spec(arch, DType.BF16, n, True).head_dim for n in _head_dims(options)}
         for spec in all_specs(arch):
             if (
                 spec.dtype in dtypes
-                and (not features or set(features) & set(spec.features))
+                and all(not names or set(names) & set(spec.features) for names in features)
                 and (not padded or spec.head_dim in padded)
             ):
                 found[spec] = None
+    if not found and set(dtypes) & set(DTYPES):
+        chosen = "; ".join(" or ".join(names) for names in features if names)
+        raise common.reject(
+            "--feature", chosen, "features that one kernel has together", "leave one of them out"
+        )
     if not found:
         raise common.reject(
             "--dtype",
@@ -73,7 +110,8 @@ def _head_dims(options: argparse.Namespace) -> list[int]:
     return head_dims
 
 
-def _default_archs() -> list[SmArch]:
+def default_archs() -> list[SmArch]:
+    """The device's architecture, or all of them where there is no device."""
     from flashactor.executors.cuda import device_arch, device_count
 
     return [device_arch()] if device_count() else list(SmArch)

@@ -1,0 +1,58 @@
+"""What several subcommands do alike: parsers, kernels as documents, sizes and times as people read them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashactor.compiler.inventory import Holding
+
+
+def add_subparser(
+    subcommands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str
+) -> argparse.ArgumentParser:
+    """A subcommand with ``--json``."""
+    parser: argparse.ArgumentParser = subcommands.add_parser(name, help=summary, description=description)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def document_of(held: Holding) -> dict[str, Any]:
+    """A kernel of a layer, for programs."""
+    return {
+        "label": held.record.label,
+        "key": held.record.key,
+        "arch": held.record.arch,
+        "size": held.record.size,
+        "registers": held.record.registers,
+        "compile_seconds": held.record.compile_seconds,
+        "created": held.record.created,
+        "last_used": None if held.last_used is None else timestamp(held.last_used),
+        "layer": str(held.layer.path),
+    }
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as records write a time."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def short_time(text: str | None) -> str:
+    """A record's time to the minute, in UTC; a dash where there is none."""
+    return text[:16].replace("T", " ") if text else "-"
+
+
+def kernels(count: int) -> str:
+    """``1 kernel``, ``2 kernels``."""
+    return f"{count} kernel" if count == 1 else f"{count} kernels"
+
+
+def amount(count: int) -> str:
+    """Bytes as people read them."""
+    if count < 1024:
+        return f"{count} bytes"
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"

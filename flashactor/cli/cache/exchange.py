@@ -1,0 +1,105 @@
+"""``flashactor cache export`` and ``import``: kernels to and from machines that compile none."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashactor.cli.cache.common import add_subparser, amount, kernels
+from flashactor.cli.options import reject
+from flashactor.cli.output import print_error, print_json
+from flashactor.cli.selection import (
+    add_feature_option,
+    add_kernel_option,
+    add_selection_options,
+    matching_specs,
+    specs_of_labels,
+)
+from flashactor.errors import CachePermissionError
+
+if TYPE_CHECKING:
+    from flashactor.compiler.cache import CubinCache
+    from flashactor.compiler.record import CachedKernel
+
+
+def add_parsers(subcommands: Any) -> None:
+    """``export`` and ``import``."""
+    export = add_subparser(
+        subcommands,
+        "export",
+        _export,
+        "write kernels into one file",
+        "Write kernels into a bundle: the same bytes on every machine that compiled the same kernels. "
+        "Without a selection, all of the folder that this installation would look up.",
+    )
+    export.add_argument("bundle", type=Path, metavar="BUNDLE", help="the file to write")
+    add_selection_options(export)
+    add_feature_option(export)
+    add_kernel_option(export)
+    export.add_argument("--all", action="store_true", help="everything in the folder, whoever looks it up")
+    export.add_argument("--force", action="store_true", help="write over an existing file")
+    import_ = add_subparser(
+        subcommands,
+        "import",
+        _import,
+        "take kernels from bundles into the folder",
+        "Check bundles as a whole, then store what the folder does not have yet.",
+    )
+    import_.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="files that export wrote")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from flashactor.compiler.bundle import write_bundle
+    from flashactor.compiler.cache import CubinCache
+
+    if options.bundle.is_dir() or (options.bundle.exists() and not options.force):
+        raise reject("BUNDLE", options.bundle, "a file that does not exist yet", "name another, or --force")
+    exported = _selected(CubinCache.from_settings(), options)
+    digest = write_bundle(options.bundle, exported)
+    size = options.bundle.stat().st_size
+    if options.json:
+        labels = sorted(kernel.record.label for kernel in exported)
+        print_json({"bundle": str(options.bundle), "kernels": labels, "bytes": size, "sha256": digest})
+    else:
+        print(f"{kernels(len(exported))}, {amount(size)} in {options.bundle}")
+        print(f"sha256 {digest}")
+    return 0
+
+
+def _selected(cache: CubinCache, options: argparse.Namespace) -> list[CachedKernel]:
+    from flashactor.compiler.exchange import read_folder, read_specs
+
+    matrix = options.arch or options.dtype or options.head_dim or options.feature
+    if bool(matrix) + bool(options.kernel) + options.all > 1:
+        raise reject("--kernel, --all", "more than one selection", "one of them at most", "drop the others")
+    if options.kernel:
+        return read_specs(cache, specs_of_labels(options.kernel))
+    if matrix:
+        return read_specs(cache, matching_specs(options, options.feature))
+    return read_folder(cache.folder, stale=options.all)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from flashactor.compiler.bundle import BundleFile
+    from flashactor.compiler.cache import CubinCache
+    from flashactor.compiler.exchange import store_kernels
+
+    found = [kernel for bundle in options.bundles for kernel in BundleFile(bundle).read()]
+    folder = CubinCache.from_settings().folder
+    try:
+        imported = store_kernels(folder, found)
+    except CachePermissionError as error:  # the input was good: what was to be made was not
+        print_error(error)
+        return 1
+    if options.json:
+        print_json(
+            {
+                "folder": str(folder.path),
+                "imported": sorted(kernel.record.label for kernel in imported.stored),
+                "already_there": sorted(kernel.record.label for kernel in imported.present),
+            }
+        )
+    else:
+        print(f"{kernels(len(imported.stored))} imported, {len(imported.present)} already there")
+    return 0
