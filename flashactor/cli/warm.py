@@ -6,17 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.output import print_json
+from flashactor.cli.output import print_error, print_json
 from flashactor.cli.progress import kernel_progress
-from flashactor.cli.selection import add_jobs_option, add_selection_options, check_jobs, matching_specs
-from flashactor.errors import CompileError
+from flashactor.cli.selection import add_jobs_option, check_jobs
+from flashactor.cli.warm_sources import WarmList, add_source_options, warm_list
+from flashactor.errors import CacheMissError, CompileError
 from flashactor.kernels.spec import KernelSpec
-from flashactor.settings import Settings
 
 if TYPE_CHECKING:
+    from flashactor.compiler.cache import CubinCache
     from flashactor.compiler.record import CachedKernel
 
 SECONDS_PER_KERNEL = 0.35
@@ -29,10 +31,10 @@ def add_parser(commands: Any) -> None:
         "warm",
         help="compile kernels into the cache ahead of time",
         description="Compile every kernel that matches the options; without options, all kernels of the "
-        "device's architecture, or of every architecture where there is no device.",
+        "device's architecture, or of every architecture where there is no device. --kernel, --config and "
+        "--trace name kernels in other ways; --arch and --dtype narrow the last two.",
     )
-    add_selection_options(parser)
-    parser.add_argument("--mask", choices=("causal", "full"), nargs="+", help="default: both")
+    add_source_options(parser)
     add_jobs_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the kernels and compile none")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -42,38 +44,69 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compile what matches; 1 if any of it failed or could not be stored."""
     check_jobs(options)
-    specs = matching_specs(options, options.mask)
-    if options.dry_run:
-        _dry_run(specs, options)
-        return 0
-    start = perf_counter()
+    wanted = warm_list(options)
+    for request, why in wanted.refused:
+        print(f"flashactor: no kernel yet: {request}: {why}", file=sys.stderr)
     from flashactor.compiler.cache import CubinCache
 
-    cache = CubinCache(Settings.from_environment().cache_dir)
+    cache, specs = CubinCache.from_settings(), wanted.specs
+    if options.dry_run:
+        _dry_run(cache, wanted, options)
+        return 0
+    start = perf_counter()
     with kernel_progress(len(specs), quiet=options.json) as advance:
         outcomes = _compile_all(specs, cache.get_or_compile, options.jobs, advance)
     # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
     # without a memory of its own says what is.
-    on_disk = CubinCache(cache.path)
-    lost = [
-        spec.label
-        for spec, kernel in outcomes
-        if not isinstance(kernel, CompileError) and on_disk.lookup(spec) is None
-    ]
-    return _summarise(outcomes, lost, perf_counter() - start, options.json)
+    on_disk = CubinCache.from_settings()
+    lost = Lost(
+        [
+            spec.label
+            for spec, kernel in outcomes
+            if not isinstance(kernel, FAILURES) and on_disk.lookup(spec) is None
+        ],
+        evicted=cache.counts().evicted > 0,
+    )
+    return _summarise(outcomes, lost, wanted, perf_counter() - start, options.json)
 
 
-def _dry_run(specs: list[KernelSpec], options: argparse.Namespace) -> None:
-    estimate = len(specs) * SECONDS_PER_KERNEL / options.jobs
+def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -> None:
+    keys = {key for layer in cache.layers for key in layer.list_keys()}
+    labels = [spec.label for spec in wanted.specs]
+    cached = sum(cache.key(spec) in keys for spec in wanted.specs)
+    estimate = (len(labels) - cached) * SECONDS_PER_KERNEL / options.jobs
     if options.json:
-        print_json({"kernels": [spec.label for spec in specs], "estimated_seconds": round(estimate, 1)})
+        print_json(
+            {
+                "kernels": labels,
+                "cached": cached,
+                "refused": [{"request": request, "reasons": why} for request, why in wanted.refused],
+                "estimated_seconds": round(estimate, 1),
+            }
+        )
         return
-    for spec in specs:
-        print(spec.label)
-    print(f"{len(specs)} kernels, about {estimate:.0f} s with {options.jobs} jobs if none is cached")
+    for label in labels:
+        print(label)
+    print(f"{len(labels)} kernels, about {estimate:.0f} s with {options.jobs} jobs; {cached} are cached")
 
 
-Outcome = tuple[KernelSpec, "CachedKernel | CompileError"]
+FAILURES = (CompileError, CacheMissError)
+"""What a kernel may end in without ending the others."""
+
+Outcome = tuple[KernelSpec, "CachedKernel | CompileError | CacheMissError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Kernels that were made and are in no layer.
+
+    Attributes:
+        labels: which.
+        evicted: whether the cache's limit drove them out; else the folder took no file.
+    """
+
+    labels: list[str]
+    evicted: bool
 
 
 def _compile_all(
@@ -82,7 +115,7 @@ def _compile_all(
     jobs: int,
     advance: Callable[[str], None],
 ) -> list[Outcome]:
-    """Each kernel or its compile error. Ctrl-C drops what has not begun; what is done stays in the cache."""
+    """Each kernel or its error. Ctrl-C drops what has not begun; what is done stays in the cache."""
     outcomes: list[Outcome] = []
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -93,7 +126,7 @@ def _compile_all(
                 spec = pending.pop(future)
                 try:
                     outcomes.append((spec, future.result()))
-                except CompileError as error:
+                except FAILURES as error:
                     outcomes.append((spec, error))
                 advance(spec.label)
     finally:
@@ -101,9 +134,9 @@ def _compile_all(
     return outcomes
 
 
-def _summarise(outcomes: list[Outcome], lost: list[str], seconds: float, as_json: bool) -> int:
-    failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, CompileError)]
-    sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, CompileError)]
+def _summarise(outcomes: list[Outcome], lost: Lost, wanted: WarmList, seconds: float, as_json: bool) -> int:
+    failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, FAILURES)]
+    sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, FAILURES)]
     compiled = sources.count("compiled")
     if as_json:
         print_json(
@@ -112,9 +145,11 @@ def _summarise(outcomes: list[Outcome], lost: list[str], seconds: float, as_json
                 "compiled": compiled,
                 "cached": len(sources) - compiled,
                 "failed": [
-                    {"kernel": label, "error": str(error), "log": error.log} for label, error in failed
+                    {"kernel": label, "error": str(error), "log": getattr(error, "log", "")}
+                    for label, error in failed
                 ],
-                "not_stored": lost,
+                "not_stored": lost.labels,
+                "refused": [{"request": request, "reasons": why} for request, why in wanted.refused],
                 "seconds": round(seconds, 3),
             }
         )
@@ -124,11 +159,12 @@ def _summarise(outcomes: list[Outcome], lost: list[str], seconds: float, as_json
             f"{len(sources) - compiled} were cached, {len(failed)} failed"
         )
         for label, error in failed:
-            print(f"flashactor: error: {label}: {error}", file=sys.stderr)
-        if lost:
-            print(
-                f"flashactor: error: {len(lost)} kernels could not be stored in the cache folder; "
-                "free some space, or set FLASHACTOR_CACHE_DIR to another folder",
-                file=sys.stderr,
+            print_error(f"{label}: {error}")
+        if lost.labels and lost.evicted:
+            print_error(f"{len(lost.labels)} kernels do not fit; set FLASHACTOR_CACHE_MAX_BYTES to more")
+        elif lost.labels:
+            print_error(
+                f"{len(lost.labels)} kernels could not be stored in the cache folder; "
+                "free some space, or set FLASHACTOR_CACHE_DIR to another folder"
             )
-    return 1 if failed or lost else 0
+    return 1 if failed or lost.labels else 0

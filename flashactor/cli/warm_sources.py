@@ -1,0 +1,131 @@
+"""Which kernels ``flashactor warm`` makes: a matrix, labels, a model's, or those of a trace."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flashactor.cli.model_config import model_requests
+from flashactor.cli.options import reject
+from flashactor.cli.selection import (
+    add_feature_option,
+    add_kernel_option,
+    add_selection_options,
+    default_archs,
+    matching_specs,
+    specs_of_labels,
+)
+from flashactor.errors import FlashAttnError, NoKernelError
+from flashactor.kernels.select import choose_kernel
+from flashactor.kernels.spec import KernelSpec
+from flashactor.requests import AttentionRequest
+from flashactor.types import SmArch
+
+
+@dataclass(frozen=True, slots=True)
+class WarmList:
+    """What to compile.
+
+    Attributes:
+        specs: the kernels, each once.
+        refused: requests that no kernel computes yet: what they are, and why not; each once.
+    """
+
+    specs: list[KernelSpec]
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name kernels."""
+    add_selection_options(parser)
+    parser.add_argument("--mask", choices=("causal", "full"), nargs="+", help="default: both")
+    add_feature_option(parser)
+    add_kernel_option(parser)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="what inference of a model needs, from its Hugging Face config.json or the folder that holds it",
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="what a run needed that had FLASHACTOR_TRACE_KEYS=FILE"
+    )
+
+
+def warm_list(options: argparse.Namespace) -> WarmList:
+    """The kernels that the options name.
+
+    Raises:
+        RequestError: options that contradict each other, or that no kernel matches; a bad configuration.
+        DispatchError: a model whose heads no kernel takes.
+        NoKernelError: no kernel computes any of a model's or trace's requests.
+        OSError: a file cannot be read.
+    """
+    _refuse_two_sources(options)
+    if options.kernel:
+        return WarmList(specs_of_labels(options.kernel))
+    if options.config:
+        archs = options.arch or default_archs()
+        requests = model_requests(options.config, options.dtype or ())
+        return choose_kernels((request, arch) for request in requests for arch in archs)
+    if options.trace:
+        return choose_kernels(_traced(options))
+    return WarmList(matching_specs(options, options.mask, options.feature))
+
+
+def choose_kernels(cells: Iterable[tuple[AttentionRequest, SmArch]]) -> WarmList:
+    """The kernels of requests on architectures, and what there is none for.
+
+    Raises:
+        FlashAttnError: there is none for any of them; the last one's reasons.
+    """
+    found: dict[KernelSpec, None] = {}
+    refused: dict[tuple[str, str], None] = {}
+    last: FlashAttnError | None = None
+    for request, arch in cells:
+        try:
+            found[choose_kernel(request, arch)] = None
+        except FlashAttnError as error:  # fp8 on an architecture without it is no NoKernelError
+            last = error
+            refused[str(error.got), _why(error)] = None
+    if last is not None and not found:
+        raise last
+    return WarmList(list(found), list(refused))
+
+
+def _why(error: FlashAttnError) -> str:
+    if isinstance(error, NoKernelError):
+        return "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in error.reasons.items())
+    return f"expected {error.expected}"
+
+
+def _traced(options: argparse.Namespace) -> list[tuple[AttentionRequest, SmArch]]:
+    """The requests of a trace on their own architectures; one without an architecture is on each."""
+    from flashactor.trace import read_trace
+
+    archs = options.arch or default_archs()
+    cells = [
+        (request, arch)
+        for request in read_trace(options.trace)
+        for arch in ([request.arch] if request.arch else archs)
+        if (not options.arch or arch in options.arch)
+        and (not options.dtype or request.dtype in options.dtype)
+    ]
+    if not cells:
+        raise reject(
+            "--trace", options.trace, "a trace with a request that --arch and --dtype leave", "drop these"
+        )
+    return cells
+
+
+def _refuse_two_sources(options: argparse.Namespace) -> None:
+    matrix = {"--head-dim": options.head_dim, "--mask": options.mask, "--feature": options.feature}
+    narrowing = {"--arch": options.arch, "--dtype": options.dtype}
+    single = {"--kernel": options.kernel, "--config": options.config, "--trace": options.trace}
+    for name, value in single.items():
+        others = {**matrix, **single, **(narrowing if name == "--kernel" else {})}
+        clash = [other for other, given in others.items() if given and other != name]
+        if value and clash:
+            raise reject(name, f"with {', '.join(clash)}", f"{name} alone", "drop one of them")
