@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from flashactor.actor.nvrtc_actor import NvrtcActor
 from flashactor.cli.output import print_error, print_json
 from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import add_jobs_option, check_jobs
 from flashactor.cli.warm_sources import WarmList, add_source_options, warm_list
 from flashactor.errors import CacheMissError, CompileError
+from flashactor.executors.base import PendingKernel
 from flashactor.kernels.spec import KernelSpec
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     start = perf_counter()
     with kernel_progress(len(specs), quiet=options.json) as advance:
-        outcomes = _compile_all(specs, cache.get_or_compile, options.jobs, advance)
+        outcomes = _compile_all(specs, cache, options.jobs, advance)
     # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
     # without a memory of its own says what is.
     on_disk = CubinCache.from_settings()
@@ -110,27 +112,23 @@ class Lost:
 
 
 def _compile_all(
-    specs: list[KernelSpec],
-    get: Callable[[KernelSpec], CachedKernel],
-    jobs: int,
-    advance: Callable[[str], None],
+    specs: list[KernelSpec], cache: CubinCache, jobs: int, advance: Callable[[str], None]
 ) -> list[Outcome]:
     """Each kernel or its error. Ctrl-C drops what has not begun; what is done stays in the cache."""
     outcomes: list[Outcome] = []
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        pending: dict[Future[CachedKernel], KernelSpec] = {pool.submit(get, spec): spec for spec in specs}
-        while pending:
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                spec = pending.pop(future)
-                try:
-                    outcomes.append((spec, future.result()))
-                except FAILURES as error:
-                    outcomes.append((spec, error))
-                advance(spec.label)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    arrived: SimpleQueue[PendingKernel] = SimpleQueue()
+    with NvrtcActor(cache, jobs) as nvrtc:
+        asked: dict[PendingKernel, KernelSpec] = {nvrtc.ask(spec): spec for spec in specs}
+        for pending in asked:
+            pending.add_done_callback(arrived.put)
+        for _ in specs:
+            pending = arrived.get()
+            spec = asked[pending]
+            try:
+                outcomes.append((spec, pending.result()))
+            except FAILURES as error:
+                outcomes.append((spec, error))
+            advance(spec.label)
     return outcomes
 
 
