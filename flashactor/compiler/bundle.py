@@ -7,6 +7,9 @@ of keys; a name in the archive is never used as a path.
 
 from __future__ import annotations
 
+import errno
+import re
+import struct
 import threading
 import zipfile
 from collections.abc import Iterable
@@ -14,8 +17,9 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from flashactor.compiler.folder import Entry, is_key, write_atomically
+from flashactor.compiler.folder import Entry, write_atomically
 from flashactor.compiler.record import CachedKernel, CubinRecord, corrupt_error
+from flashactor.compiler.trust import require_private
 from flashactor.errors import BundleError, CacheCorruptError
 
 SUMS = "SHA256SUMS"
@@ -24,6 +28,11 @@ LARGEST_MEMBER = 64 << 20
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that ZIP knows."""
+
+_MEMBER_NAME = re.compile(r"records/[0-9a-f]{64}\.json|cubins/[0-9a-f]{64}\.cubin")
+
+_DAMAGE = (zipfile.BadZipFile, struct.error, KeyError, ValueError, RuntimeError, OverflowError, EOFError)
+"""What zipfile raises when an archive is damaged."""
 
 
 def write_bundle(path: Path, kernels: Iterable[CachedKernel]) -> str:
@@ -54,9 +63,15 @@ def write_bundle(path: Path, kernels: Iterable[CachedKernel]) -> str:
 class BundleFile:
     """A bundle that is read where it is; every method may be called from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
+    def __init__(self, path: Path, *, shared: bool = True) -> None:
+        """Nothing is read yet.
+
+        Args:
+            path: the file.
+            shared: take it even if others may write it, as one that is read only once.
+        """
         self.path = path
+        self._shared = shared
         self._lock = threading.Lock()
         self._archive: zipfile.ZipFile | None = None
         self._sums: dict[str, str] = {}
@@ -67,6 +82,7 @@ class BundleFile:
         Raises:
             CacheCorruptError: what is there is not what was written.
             BundleError: the file is no bundle.
+            CachePermissionError: others may write it.
             OSError: it cannot be read.
         """
         archive = self._open()
@@ -99,8 +115,12 @@ class BundleFile:
         """
         archive = self._open()
         names = [info.filename for info in archive.infolist()]
-        if sorted(names) != sorted([SUMS, *self._sums]):
-            odd = sorted(set(names) ^ {SUMS, *self._sums}) or ["a name twice"]
+        expected = [
+            SUMS,
+            *(name for key in self.list_keys() for name in (_cubin_name(key), _record_name(key))),
+        ]
+        if not sorted(names) == sorted(expected) == sorted([SUMS, *self._sums]):
+            odd = sorted({*names, *self._sums} ^ set(expected)) or ["a name twice"]
             raise _not_a_bundle(self.path, f"{odd[0]!r}, which does not belong or is missing")
         try:
             kernels = [self.load(key) for key in self.list_keys()]
@@ -111,36 +131,42 @@ class BundleFile:
     def _open(self) -> zipfile.ZipFile:
         with self._lock:
             if self._archive is None:
+                if not self._shared:
+                    require_private(self.path, any_owner=True)
                 try:
                     archive = zipfile.ZipFile(self.path)
                     self._sums = _parse_sums(_read(archive, SUMS))
-                except (
-                    zipfile.BadZipFile,
-                    NotImplementedError,
-                    ValueError,
-                    KeyError,
-                    CacheCorruptError,
-                ) as error:
+                except (*_DAMAGE, CacheCorruptError) as error:
                     raise _not_a_bundle(self.path, f"{type(error).__name__}: {error}") from error
                 self._archive = archive
             return self._archive
 
     def _member(self, archive: zipfile.ZipFile, name: str) -> bytes:
-        try:
-            with self._lock:
-                content = _read(archive, name)
-        except (zipfile.BadZipFile, NotImplementedError, KeyError, RuntimeError) as error:
-            raise corrupt_error(f"{name}: {error}", "the member that SHA256SUMS names") from error
+        with self._lock:
+            content = _read(archive, name)
         if sha256(content).hexdigest() != self._sums.get(name):
             raise corrupt_error(f"{name} with another content", "the content that SHA256SUMS has")
         return content
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST_MEMBER:
-        raise corrupt_error(f"{name}, compressed or too large", "an uncompressed member")
-    return archive.read(info)
+    """A member.
+
+    Raises:
+        CacheCorruptError: it is missing, damaged, compressed or too large.
+        OSError: the file cannot be read.
+    """
+    try:
+        info = archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST_MEMBER:
+            raise corrupt_error(f"{name}, compressed or too large", "an uncompressed member")
+        return archive.read(info)
+    except _DAMAGE as error:
+        raise corrupt_error(f"{name}: {error}", "a whole member") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of an offset that is none
+            raise
+        raise corrupt_error(f"{name}: {error}", "a whole member") from error
 
 
 def _parse_sums(text: bytes) -> dict[str, str]:
@@ -152,8 +178,7 @@ def _parse_sums(text: bytes) -> dict[str, str]:
     sums = {}
     for line in text.decode("ascii").splitlines():
         digest, _, name = line.partition("  ")
-        key = name.partition("/")[2].rpartition(".")[0]
-        if not is_key(Path(f"{key}.json")) or name not in (_record_name(key), _cubin_name(key)):
+        if not _MEMBER_NAME.fullmatch(name):
             raise ValueError(f"{name!r} in {SUMS}")
         sums[name] = digest
     return sums

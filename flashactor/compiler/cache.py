@@ -41,7 +41,7 @@ class CacheCounts:
         failed: compiles that failed here.
         waited: kernels that another process compiled meanwhile.
         damaged: entries that were not what was stored.
-        not_stored: kernels that are in memory alone, because the folder takes none.
+        not_stored: kernels that are in memory alone, because the folder takes none or they exceed its limit.
         evicted: kernels that went because the folder was full.
     """
 
@@ -152,7 +152,7 @@ class CubinCache:
             CompileError, DeviceUnavailableError: as ``key``.
             CachePermissionError: others may write the folder.
         """
-        return self._find(self.key(spec))
+        return self._find(self.key(spec), self.layers)
 
     def get_or_compile(self, spec: Compilable) -> CachedKernel:
         """The kernel from memory, folder or bundles, else compiled and stored.
@@ -168,7 +168,7 @@ class CubinCache:
             CachePermissionError: others may write the folder, or its path is no folder.
         """
         key = self.key(spec)
-        kernel = self._find(key)
+        kernel = self._find(key, self.layers)
         if kernel is None:
             if not self._compiling:
                 raise _miss_error(spec, self.layers)
@@ -202,13 +202,13 @@ class CubinCache:
                 gone.append(entry.record)
         return gone
 
-    def _find(self, key: str) -> CachedKernel | None:
+    def _find(self, key: str, layers: Sequence[Layer]) -> CachedKernel | None:
         with self._lock:
             kept = self._memory.get(key)
             if kept is not None:
                 self._counts.memory_hits += 1
                 return kept
-        for layer in self.layers:
+        for layer in layers:
             kernel = self._load(layer, key)
             if kernel is not None:
                 self._count("disk_hits" if kernel.source == "disk" else "bundle_hits")
@@ -252,7 +252,7 @@ class CubinCache:
         try:
             self.folder.create()
             claim = KeyClaim(self.folder.locks_path, key)
-            kernel = claim.wait(lambda: self._find(key))
+            kernel = claim.wait(lambda: self._find(key, (self.folder,)))
         except TimeoutError as busy:
             _log.warning("%s with %s; compiling it here", busy, spec.label)
             return self._compile(key, spec)
@@ -271,8 +271,7 @@ class CubinCache:
                 raise
             self._store(kernel)
             claim.succeed()
-        if self._max_bytes is not None:
-            self._count("evicted", len(self.evict(self._max_bytes)))
+        self._make_room()
         return kernel
 
     def _compile(self, key: str, spec: Compilable) -> CachedKernel:
@@ -287,10 +286,21 @@ class CubinCache:
         return kernel
 
     def _store(self, kernel: CachedKernel) -> None:
+        if self._max_bytes is not None and kernel.record.size > self._max_bytes:
+            self._count("not_stored")  # all others would have to go, and then this one
+            return
         try:
             self.folder.store(kernel.record, kernel.cubin)
         except OSError as error:
             self._not_stored(error)
+
+    def _make_room(self) -> None:
+        if self._max_bytes is None:
+            return
+        try:
+            self._count("evicted", len(self.evict(self._max_bytes)))
+        except OSError as error:
+            self._warn_once(f"cannot remove kernels from {self.path}: {error}")
 
     def _not_stored(self, error: OSError) -> None:
         """A path that is no folder is the user's to change; a full or read-only one costs a compile."""
@@ -340,7 +350,9 @@ class CubinCache:
 
 
 def _bundle(path: Path, shared: bool) -> Layer:
-    return CubinFolder(path, read_only=True, shared=shared) if path.is_dir() else BundleFile(path)
+    return (
+        CubinFolder(path, read_only=True, shared=shared) if path.is_dir() else BundleFile(path, shared=shared)
+    )
 
 
 def _miss_error(spec: Compilable, layers: Sequence[Layer]) -> CacheMissError:
@@ -366,6 +378,7 @@ def _miss_error(spec: Compilable, layers: Sequence[Layer]) -> CacheMissError:
 
 
 def _entries(layer: Layer) -> Iterator[Entry]:
-    for key in layer.list_keys():
-        with suppress(OSError, CacheCorruptError):
-            yield layer.entry(key)
+    with suppress(OSError):
+        for key in layer.list_keys():
+            with suppress(OSError, CacheCorruptError):
+                yield layer.entry(key)

@@ -57,7 +57,7 @@ class KeyClaim:
         attempt, since, pause = "", time.monotonic(), FIRST_POLL_SECONDS
         while not self.acquire():
             current, owner = self._owner()
-            if current != attempt:
+            if current and current != attempt:
                 attempt, since = current, time.monotonic()
             if time.monotonic() - since > PATIENCE_SECONDS:
                 raise TimeoutError(f"process {owner} has been busy for {PATIENCE_SECONDS:.0f} s")
@@ -121,8 +121,10 @@ class KeyClaim:
         self._write({"failure": vars(error)})
 
     def _owner(self) -> tuple[str, int]:
-        """The attempt that is noted, and its process; ("", 0) when there is none."""
+        """The attempt under way, and its process; ("", 0) when none is noted, or only one that failed."""
         note = self._read()
+        if "failure" in note:  # perhaps long ago, and the present owner has not begun or compiles nothing
+            return "", 0
         return str(note.get("attempt", "")), int(note.get("pid", 0))
 
     def _failure_of(self, attempt: str) -> CompileError | None:

@@ -1,4 +1,4 @@
-"""Whether a cache folder may be believed: a cubin is code, so only those may write it who may write ours."""
+"""Whether a cache may be believed: a cubin is code, so only those may write it who may write ours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flashactor.settings import PACKAGE_ROOT
 
 
 def require_private(folder: Path, *, any_owner: bool = False) -> None:
-    """Refuse a folder that others may write. One that does not exist is fine: it will be made private.
+    """Refuse a folder, or a bundle's file, that others may write. One that does not exist is fine: it will be made private.
 
     Its owner must be this user, root, or who owns the installed package. A group counts as others unless it
     is the user's own of the same name, as many distributions make it.
 
     Args:
-        folder: the folder to look at.
+        folder: what to look at.
         any_owner: whether its owner may be anyone, as of a bundle that the user chose.
 
     Raises:
@@ -50,7 +50,7 @@ def _refuse(folder: Path, why: str) -> None:
     raise CachePermissionError(
         field="cache folder",
         got=f"{folder}, which {why}",
-        expected="a folder that only this user may write: a cubin from it runs as code",
+        expected="one that only this user may write: a cubin from it runs as code",
         remedy=f"run chmod go-w {folder}, choose another with FLASHACTOR_CACHE_DIR, or set "
         "FLASHACTOR_CACHE_SHARED=1 if you trust all who may write it",
     )

@@ -1,0 +1,193 @@
+"""Who may write a cache: a cubin is code, so a folder that others may write is refused."""
+
+import os
+import stat
+from types import SimpleNamespace
+
+import pytest
+from cache_tools import small_spec
+
+from flashactor.compiler import trust
+from flashactor.compiler.trust import require_private
+from flashactor.errors import CachePermissionError
+from flashactor.settings import PACKAGE_ROOT, Settings
+
+SPEC = small_spec(1)
+pytestmark = pytest.mark.usefixtures("fake_compiler")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o700)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """A function that says what the user's group and the folder's are."""
+
+    def say(group_name, members, gid, name="me"):
+        import grp
+        import pwd
+
+        monkeypatch.setattr(
+            pwd, "getpwuid", lambda uid: SimpleNamespace(pw_uid=uid, pw_name=name, pw_gid=gid)
+        )
+        monkeypatch.setattr(
+            grp, "getgrgid", lambda gid: SimpleNamespace(gr_gid=gid, gr_name=group_name, gr_mem=members)
+        )
+
+    return say
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o750, 0o555, 0o500])
+def test_a_folder_that_only_its_owner_may_write_is_taken(mode, folder):
+    folder.chmod(mode)
+    require_private(folder)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o702, 0o1777])
+@pytest.mark.parametrize("any_owner", [False, True])
+def test_one_that_everyone_may_write_is_refused(mode, any_owner, folder):
+    folder.chmod(mode)
+    with pytest.raises(CachePermissionError, match="everyone may write") as caught:
+        require_private(folder, any_owner=any_owner)
+    error = caught.value
+    assert str(folder) in error.got
+    assert f"{mode:o}" in error.got
+    for way_out in (f"chmod go-w {folder}", "FLASHACTOR_CACHE_DIR", "FLASHACTOR_CACHE_SHARED=1"):
+        assert way_out in error.remedy
+
+
+def test_the_remedy_helps(folder):
+    folder.chmod(0o777)
+    with pytest.raises(CachePermissionError):
+        require_private(folder)
+    folder.chmod(0o755)
+    require_private(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "accepted"),
+    [("me", [], True), ("me", ["me"], True), ("me", ["me", "you"], False), ("staff", [], False)],
+)
+def test_a_group_may_write_if_it_is_the_users_own(name, members, accepted, folder, groups):
+    groups(name, members, folder.stat().st_gid)
+    folder.chmod(0o770)
+    if accepted:
+        require_private(folder)
+    else:
+        with pytest.raises(CachePermissionError, match=f"group {folder.stat().st_gid} may write"):
+            require_private(folder)
+
+
+def test_a_group_that_is_not_the_users_first_is_not_its_own(folder, groups):
+    groups("me", [], folder.stat().st_gid + 1)
+    folder.chmod(0o770)
+    with pytest.raises(CachePermissionError):
+        require_private(folder)
+
+
+def test_a_user_without_a_name_has_no_group_of_its_own(folder, monkeypatch):
+    import pwd
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    folder.chmod(0o770)
+    with pytest.raises(CachePermissionError):
+        require_private(folder)
+
+
+@needs_root
+def test_another_users_folder_is_refused_but_as_a_bundle(folder):
+    os.chown(folder, 4242, -1)
+    with pytest.raises(CachePermissionError, match="user 4242 owns"):
+        require_private(folder)
+    require_private(folder, any_owner=True)
+
+
+def test_a_folder_of_the_user_is_taken_whoever_that_is(folder, monkeypatch):
+    mine = folder.stat().st_uid
+    monkeypatch.setattr(trust.os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(trust, "PACKAGE_ROOT", SimpleNamespace(stat=lambda: SimpleNamespace(st_uid=4242)))
+    if mine == 0:
+        require_private(folder)  # root may write everything anyway
+    else:
+        with pytest.raises(CachePermissionError, match=f"user {mine} owns"):
+            require_private(folder)
+
+
+@needs_root
+def test_the_owner_of_the_package_may_own_the_cache(folder, monkeypatch):
+    os.chown(folder, 4242, -1)
+    owner = SimpleNamespace(stat=lambda: SimpleNamespace(st_uid=4242))
+    monkeypatch.setattr(trust, "PACKAGE_ROOT", owner)
+    require_private(folder)
+
+
+def test_this_package_says_who_owns_it():
+    assert PACKAGE_ROOT.stat().st_uid >= 0
+
+
+def test_a_missing_folder_is_fine(tmp_path):
+    require_private(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("within", [".", "records", "cubins"])
+@pytest.mark.parametrize("ask", ["lookup", "get_or_compile"])
+def test_a_cache_refuses_what_others_may_write(within, ask, make_cache, tmp_path, fake_compiler):
+    make_cache().get_or_compile(SPEC)
+    (tmp_path / "cache" / within).chmod(0o777)
+    fake_compiler.clear()
+    with pytest.raises(CachePermissionError, match="everyone may write"):
+        getattr(make_cache(), ask)(SPEC)
+    assert fake_compiler == []
+    assert make_cache(shared=True).get_or_compile(SPEC).source == "disk"
+
+
+def test_a_cache_refuses_an_empty_folder_that_others_may_write(make_cache, folder, fake_compiler):
+    folder.chmod(0o777)
+    with pytest.raises(CachePermissionError):
+        make_cache().get_or_compile(SPEC)
+    assert list(folder.iterdir()) == []
+    assert make_cache(shared=True).get_or_compile(SPEC).source == "compiled"
+
+
+def test_a_bundle_folder_that_everyone_may_write_is_refused(make_cache, tmp_path):
+    make_cache("bundle").get_or_compile(SPEC)
+    (tmp_path / "bundle").chmod(0o777)
+    with pytest.raises(CachePermissionError):
+        make_cache(bundles=[tmp_path / "bundle"]).get_or_compile(SPEC)
+
+
+@needs_root
+def test_a_bundle_may_have_another_owner(make_cache, tmp_path):
+    make_cache("bundle").get_or_compile(SPEC)
+    for path in (tmp_path / "bundle", *(tmp_path / "bundle").rglob("*")):
+        os.chown(path, 4242, 4242)
+    assert make_cache(bundles=[tmp_path / "bundle"]).get_or_compile(SPEC).source == "bundle"
+    with pytest.raises(CachePermissionError, match="user 4242 owns"):
+        make_cache("bundle").lookup(SPEC)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_folder_that_the_cache_makes_is_private(umask, make_cache, tmp_path):
+    before = os.umask(umask)
+    try:
+        make_cache("deep/er/cache").get_or_compile(SPEC)
+    finally:
+        os.umask(before)
+    made = tmp_path / "deep/er/cache"
+    modes = {name: stat.S_IMODE((made / name).stat().st_mode) for name in (".", "records", "cubins", "locks")}
+    assert modes == dict.fromkeys(modes, 0o700)
+    assert make_cache("deep/er/cache").get_or_compile(SPEC).source == "disk"
+
+
+def test_the_environment_says_whether_a_folder_is_shared(folder):
+    folder.chmod(0o777)
+    environment = {"FLASHACTOR_CACHE_DIR": str(folder)}
+    assert not Settings.from_environment(environment).cache_shared
+    assert Settings.from_environment(environment | {"FLASHACTOR_CACHE_SHARED": "1"}).cache_shared
