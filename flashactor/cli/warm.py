@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -61,14 +60,11 @@ def run(options: argparse.Namespace) -> int:
     # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
     # without a memory of its own says what is.
     on_disk = CubinCache.from_settings()
-    lost = Lost(
-        [
-            spec.label
-            for spec, kernel in outcomes
-            if not isinstance(kernel, FAILURES) and on_disk.lookup(spec) is None
-        ],
-        evicted=cache.counts().evicted > 0,
-    )
+    lost = [
+        spec.label
+        for spec, kernel in outcomes
+        if not isinstance(kernel, FAILURES) and on_disk.lookup(spec) is None
+    ]
     return _summarise(outcomes, lost, wanted, perf_counter() - start, options.json)
 
 
@@ -98,19 +94,6 @@ FAILURES = (CompileError, CacheMissError)
 Outcome = tuple[KernelSpec, "CachedKernel | CompileError | CacheMissError"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Kernels that were made and are in no layer.
-
-    Attributes:
-        labels: which.
-        evicted: whether the cache's limit drove them out; else the folder took no file.
-    """
-
-    labels: list[str]
-    evicted: bool
-
-
 def _compile_all(
     specs: list[KernelSpec], cache: CubinCache, jobs: int, advance: Callable[[str], None]
 ) -> list[Outcome]:
@@ -132,7 +115,9 @@ def _compile_all(
     return outcomes
 
 
-def _summarise(outcomes: list[Outcome], lost: Lost, wanted: WarmList, seconds: float, as_json: bool) -> int:
+def _summarise(
+    outcomes: list[Outcome], lost: list[str], wanted: WarmList, seconds: float, as_json: bool
+) -> int:
     failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, FAILURES)]
     sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, FAILURES)]
     compiled = sources.count("compiled")
@@ -146,7 +131,7 @@ def _summarise(outcomes: list[Outcome], lost: Lost, wanted: WarmList, seconds: f
                     {"kernel": label, "error": str(error), "log": getattr(error, "log", "")}
                     for label, error in failed
                 ],
-                "not_stored": lost.labels,
+                "not_stored": lost,
                 "refused": [{"request": request, "reasons": why} for request, why in wanted.refused],
                 "seconds": round(seconds, 3),
             }
@@ -158,11 +143,9 @@ def _summarise(outcomes: list[Outcome], lost: Lost, wanted: WarmList, seconds: f
         )
         for label, error in failed:
             print_error(f"{label}: {error}")
-        if lost.labels and lost.evicted:
-            print_error(f"{len(lost.labels)} kernels do not fit; set FLASHACTOR_CACHE_MAX_BYTES to more")
-        elif lost.labels:
+        if lost:
             print_error(
-                f"{len(lost.labels)} kernels could not be stored in the cache folder; "
-                "free some space, or set FLASHACTOR_CACHE_DIR to another folder"
+                f"{len(lost)} kernels could not be stored in the cache folder; free some space, raise "
+                "FLASHACTOR_CACHE_MAX_BYTES, or set FLASHACTOR_CACHE_DIR to another folder"
             )
-    return 1 if failed or lost.labels else 0
+    return 1 if failed or lost else 0

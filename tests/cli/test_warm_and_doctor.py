@@ -205,3 +205,132 @@ def test_verbose_shows_what_happens(flashactor, tmp_path):
     bad = run_process("explain", env={**os.environ, "FLASHACTOR_LOG_LEVEL": "loud"})
     assert bad.returncode == 2
     assert "log level" in bad.stderr
+
+
+CAUSAL = "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"
+MODEL = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "torch_dtype": "bfloat16"}
+
+
+def test_warm_exactly_these_kernels(flashactor):
+    document = json.loads(flashactor("warm", "--kernel", CAUSAL, CAUSAL, "--dry-run", "--json").out)
+    assert (document["kernels"], document["cached"]) == ([CAUSAL], 0)
+
+
+def test_warm_by_feature_and_mask(flashactor):
+    run = flashactor("warm", *SMALL, "--feature", "causal", "--dry-run", "--json")
+    assert json.loads(run.out)["kernels"] == [CAUSAL]
+    run = flashactor("warm", *SMALL, "--feature", "causal", "--mask", "full", "--dry-run")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert "--feature" in run.err
+
+
+@pytest.mark.parametrize("where", ["config.json", "."])
+def test_warm_a_model(flashactor, tmp_path, where):
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    run = flashactor("warm", "--config", where, "--arch", "sm_80", "--dry-run", "--json")
+    assert run.code == 0
+    document = json.loads(run.out)
+    assert document["kernels"] == [CAUSAL]
+    assert len(document["refused"]) == 2
+    assert run.err.count("flashactor: no kernel yet: ") == 2
+    assert "PagedAttentionRequest" in run.err
+    narrowed = flashactor(
+        "warm", "--config", where, "--dtype", "f16", "--arch", "sm_80", "sm_90a", "--dry-run"
+    )
+    assert [line for line in narrowed.out.splitlines() if line.startswith("sm80_mma.fwd.f16.d32.causal")][1:]
+
+
+def test_a_model_that_no_kernel_serves_is_one_line(flashactor, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**MODEL, "attn_logit_softcapping": 30.0}))
+    run = flashactor("warm", "--config", "config.json", "--arch", "sm_80")
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert "has no softcap" in run.err
+
+
+def trace_line(**fields):
+    line = {"request": "Fa2FwdRequest", "arch": "sm_80", "dtype": "bf16", "kv_dtype": None, "head_dim": 32}
+    line |= {"gqa_ratio": 1, "causal": True, "sliding_window": None, "sink_tokens": 0, "sink_logits": False}
+    line |= {"alibi": False, "softcap": False, "dropout": False, "implementation": None, "kernel_name": ""}
+    return json.dumps({**line, **fields}) + "\n"
+
+
+def test_warm_a_trace(flashactor, tmp_path):
+    lines = [
+        trace_line(),
+        trace_line(arch=None, causal=False),
+        trace_line(arch="sm_90a", dtype="f16"),
+        trace_line(softcap=True),
+        trace_line(request="Fa3FwdFp8Request", arch=None, dtype="e4m3", kv_dtype="e4m3"),
+    ]
+    (tmp_path / "keys.jsonl").write_text("".join(lines))
+    run = flashactor("warm", "--trace", "keys.jsonl", "--dry-run", "--json")
+    document = json.loads(run.out)
+    assert len(document["kernels"]) == 2 + len(SmArch)
+    assert any("has no softcap" in refused["reasons"] for refused in document["refused"])
+    assert any("sm_89 or newer" in refused["reasons"] for refused in document["refused"])
+    run = flashactor(
+        "warm", "--trace", "keys.jsonl", "--arch", "sm_90a", "--dtype", "f16", "--dry-run", "--json"
+    )
+    assert [label.split(".")[2:4] for label in json.loads(run.out)["kernels"]] == [["f16", "d32"]]
+    run = flashactor("warm", "--trace", "keys.jsonl", "--arch", "sm_86", "--dtype", "f16")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kernel", CAUSAL.replace("causal", "casual")], CAUSAL),
+        (["--kernel", CAUSAL, "--arch", "sm_80"], "--kernel alone"),
+        (["--config", "config.json", "--trace", "x"], "drop one"),
+        (["--config", "config.json", "--head-dim", 64], "--config alone"),
+        (["--trace", "x", "--feature", "causal"], "--trace alone"),
+        (["--config", "missing.json"], "missing.json"),
+        (["--trace", "missing"], "missing"),
+        (["--config", "bad.json"], "JSON"),
+        (["--trace", "bad.json"], "bad.json:1"),
+    ],
+    ids=str,
+)
+def test_warm_refuses_bad_sources(flashactor, tmp_path, options, message):
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    (tmp_path / "bad.json").write_text("{]\n")
+    run = flashactor("warm", *options)
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert message in run.err
+
+
+def test_without_compiling_a_missing_kernel_is_a_failure(flashactor, monkeypatch):
+    assert flashactor("warm", "--kernel", CAUSAL).code == 0
+    document = json.loads(flashactor("warm", *SMALL, "--dry-run", "--json").out)
+    assert (len(document["kernels"]), document["cached"]) == (2, 1)
+    monkeypatch.setenv("FLASHACTOR_NO_COMPILE", "1")
+    assert "1 were cached" in flashactor("warm", "--kernel", CAUSAL).out
+    run = flashactor("warm", *SMALL)
+    assert run.code == 1
+    assert "0 compiled, 1 were cached, 1 failed" in run.out
+    assert "FLASHACTOR_NO_COMPILE=0 flashactor warm --kernel" in run.err
+    failed = json.loads(flashactor("warm", *SMALL, "--json").out)["failed"]
+    assert (len(failed), failed[0]["log"]) == (1, "")
+    run = flashactor("explain", "--head-dim", 32, "--compile")
+    assert (run.code, run.err.count("\n")) == (1, 1)
+
+
+def test_kernels_that_do_not_fit_are_a_failure(flashactor, monkeypatch):
+    monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", "40000")  # one of the two
+    run = flashactor("warm", *SMALL)
+    assert run.code == 1
+    assert "1 kernels could not be stored" in run.err
+    assert "FLASHACTOR_CACHE_MAX_BYTES" in run.err
+    assert len(json.loads(flashactor("cache", "list", "--json").out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FLASHACTOR_CACHE_MAX_BYTES", "lots"), ("FLASHACTOR_NO_COMPILE", "perhaps")],
+    ids=str,
+)
+def test_a_bad_setting_is_one_line(flashactor, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    run = flashactor("warm", "--dry-run")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert name in run.err

@@ -46,9 +46,9 @@ def short_time(text: str | None) -> str:
     return text[:16].replace("T", " ") if text else "-"
 
 
-def kernels(count: int) -> str:
+def counted(count: int, noun: str = "kernel") -> str:
     """``1 kernel``, ``2 kernels``."""
-    return f"{count} kernel" if count == 1 else f"{count} kernels"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def amount(count: int) -> str:

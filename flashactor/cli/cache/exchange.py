@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, amount, kernels
+from flashactor.cli.cache.common import add_subparser, amount, counted
 from flashactor.cli.options import reject
 from flashactor.cli.output import print_error, print_json
 from flashactor.cli.selection import (
@@ -62,7 +62,7 @@ def _export(options: argparse.Namespace) -> int:
         labels = sorted(kernel.record.label for kernel in exported)
         print_json({"bundle": str(options.bundle), "kernels": labels, "bytes": size, "sha256": digest})
     else:
-        print(f"{kernels(len(exported))}, {amount(size)} in {options.bundle}")
+        print(f"{counted(len(exported))}, {amount(size)} in {options.bundle}")
         print(f"sha256 {digest}")
     return 0
 
@@ -101,5 +101,5 @@ def _import(options: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"{kernels(len(imported.stored))} imported, {len(imported.present)} already there")
+        print(f"{counted(len(imported.stored))} imported, {len(imported.present)} already there")
     return 0

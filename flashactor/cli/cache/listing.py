@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flashactor.cli.cache.common import add_subparser, amount, document_of, kernels, short_time
+from flashactor.cli.cache.common import add_subparser, amount, counted, document_of, short_time
 from flashactor.cli.output import print_error, print_json, print_table
 
 COLUMNS = ("kernel", "KiB", "registers", "s", "created", "last used", "layer")
@@ -58,7 +58,7 @@ def _list(options: argparse.Namespace) -> int:
                 for held in found
             ],
         )
-    print(f"{kernels(len(found))}, {amount(sum(held.record.size for held in found))}")
+    print(f"{counted(len(found))}, {amount(sum(held.record.size for held in found))}")
     return 0
 
 

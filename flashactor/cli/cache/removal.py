@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, amount, kernels
+from flashactor.cli.cache.common import add_subparser, amount, counted
 from flashactor.cli.output import print_error, print_json
 from flashactor.settings import parse_size
 
@@ -95,13 +95,13 @@ def _report(sweep: Sweep, as_json: bool, *, dry_run: bool) -> None:
         return
     for removal in sweep.kernels:
         print(f"{removal.label or removal.key} ({removal.reason})")
-    parts = [f"{kernels(count)} ({reason})" for reason, count in _reasons(sweep).items()]
+    parts = [f"{counted(count)} ({reason})" for reason, count in _reasons(sweep).items()]
     for files, what in (
-        (sweep.quarantined, "quarantined files"),
-        (sweep.temporary, "temporary files"),
-        (sweep.locks, "locks"),
+        (sweep.quarantined, "quarantined file"),
+        (sweep.temporary, "temporary file"),
+        (sweep.locks, "lock"),
     ):
-        parts += [f"{len(files)} {what}"] if files else []
+        parts += [counted(len(files), what)] if files else []
     if parts:
         print(("would remove " if dry_run else "removed ") + ", ".join(parts) + f": {amount(sweep.size)}")
     elif not sweep.busy:

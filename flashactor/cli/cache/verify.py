@@ -42,7 +42,8 @@ def _verify(options: argparse.Namespace) -> int:
         print_json({"entries": result.entries, "damaged": damaged})
     else:
         counts = f"{len(result.damages)} damaged"
-        print(f"{result.entries} entries, {counts}" + (f", {aside} of them set aside" if aside else ""))
+        entries = f"{result.entries} " + ("entry" if result.entries == 1 else "entries")
+        print(f"{entries}, {counts}" + (f", {aside} of them set aside" if aside else ""))
         sys.stdout.flush()
         for damage in result.damages:
             print_error(_line(damage))

@@ -1,0 +1,204 @@
+"""What ``flashactor warm --config`` reads out of a model's config.json."""
+
+import json
+
+import pytest
+
+from flashactor import DType, SmArch
+from flashactor.cli.model_config import model_requests
+from flashactor.errors import FlashAttnError, RequestError, UnsupportedHeadDimError
+from flashactor.kernels.select import IMPLEMENTATIONS
+from flashactor.requests import Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.types import MaskKind, PositionBias
+
+# The fields that matter of the configurations of real models.
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "torch_dtype": "bfloat16",
+}
+GEMMA2 = {
+    "model_type": "gemma2",
+    "hidden_size": 2304,
+    "head_dim": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "torch_dtype": "float16",
+}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "head_dim": 64,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "dtype": "bfloat16",
+}
+CAUSAL = MaskKind.causal()
+
+
+@pytest.fixture
+def requests_of(tmp_path):
+    """The requests of a configuration, which may also be the text of a file."""
+
+    def read(config, dtypes=()):
+        path = tmp_path / "config.json"
+        path.write_text(config if isinstance(config, str) else json.dumps(config))
+        return model_requests(path, dtypes)
+
+    return read
+
+
+def masks(requests):
+    assert [type(request) for request in requests] == [
+        Fa2FwdRequest,
+        VarlenFwdRequest,
+        PagedAttentionRequest,
+    ] * (len(requests) // 3)
+    return [request.mask for request in requests[::3]]
+
+
+def test_llama(requests_of):
+    found = requests_of(LLAMA)
+    assert masks(found) == [CAUSAL]
+    for request in found:
+        assert (request.arch, request.dtype, request.head_dim, request.gqa_ratio) == (
+            None,
+            DType.BF16,
+            128,
+            4,
+        )
+        assert (request.softcap, request.bias, request.operands) == (0.0, PositionBias.NONE, None)
+
+
+def test_gemma_2_has_a_cap_and_layers_of_both_kinds(requests_of):
+    found = requests_of(GEMMA2)
+    assert masks(found) == [CAUSAL, MaskKind.sliding_causal(4096)]
+    assert {(request.head_dim, request.gqa_ratio, request.softcap) for request in found} == {(256, 2, 50.0)}
+    assert {request.dtype for request in found} == {DType.F16}
+
+
+def test_gpt_oss_has_learned_sinks(requests_of):
+    found = requests_of(GPT_OSS)
+    assert masks(found) == [CAUSAL, MaskKind.sliding_causal(128)]
+    for request in found:
+        reasons = IMPLEMENTATIONS[0].reasons_against(request, SmArch.SM90A)
+        assert ("has no learned sink logits" in reasons) is (request.operands.sink_logits is not None)
+        assert request.operands.sink_logits is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sliding_window": 4096}, [MaskKind.sliding_causal(4096)]),
+        ({"sliding_window": None}, [CAUSAL]),
+        ({"sliding_window": 4096, "use_sliding_window": False}, [CAUSAL]),
+        ({"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 21}, [CAUSAL, 4096]),
+        ({"sliding_window": 512, "sliding_window_pattern": 6}, [CAUSAL, MaskKind.sliding_causal(512)]),
+        ({"sliding_window": 512, "layer_types": ["full_attention"]}, [CAUSAL]),
+        ({"sliding_window": 512, "layer_types": ["sliding_attention"]}, [MaskKind.sliding_causal(512)]),
+        ({"layer_types": ["linear_attention", "full_attention"]}, [CAUSAL]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_windows(requests_of, fields, expected):
+    wanted = [MaskKind.sliding_causal(mask) if isinstance(mask, int) else mask for mask in expected]
+    assert masks(requests_of({**LLAMA, **fields})) == wanted
+
+
+def test_a_model_of_several_modalities_means_its_language_model(requests_of):
+    text = {name: value for name, value in LLAMA.items() if name != "torch_dtype"}
+    nested = {"model_type": "llava", "hidden_size": 7, "torch_dtype": "float16", "text_config": text}
+    found = requests_of(nested)
+    assert {(request.head_dim, request.dtype) for request in found} == {(128, DType.F16)}
+
+
+def test_heads_of_before_gqa_and_other_dtypes(requests_of):
+    plain = {"hidden_size": 768, "num_attention_heads": 12, "alibi": True, "torch_dtype": "float32"}
+    found = requests_of(plain, [DType.F16, DType.BF16])
+    assert [request.dtype for request in found] == [DType.F16] * 3 + [DType.BF16] * 3
+    assert {(request.head_dim, request.gqa_ratio) for request in found} == {(64, 1)}
+    assert {request.bias for request in found} == {PositionBias.ALIBI}
+    with pytest.raises(RequestError, match="--dtype bf16"):
+        requests_of(plain)
+
+
+def test_latent_attention_is_refused(requests_of):
+    deepseek = {**LLAMA, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
+    with pytest.raises(RequestError, match="latent attention"):
+        requests_of({**deepseek, "v_head_dim": 128})
+    assert masks(requests_of({**deepseek, "v_head_dim": 192, "head_dim": 192, "num_key_value_heads": 32}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_attention_heads": None}, "num_attention_heads: got no such field"),
+        ({"hidden_size": None}, "hidden_size: got no such field"),
+        ({"num_attention_heads": 0}, "num_attention_heads: got 0"),
+        ({"num_attention_heads": -8}, "num_attention_heads: got -8"),
+        ({"num_attention_heads": "32"}, "num_attention_heads"),
+        ({"num_attention_heads": True}, "num_attention_heads: got True"),
+        ({"num_attention_heads": 32.0}, "num_attention_heads: got 32.0"),
+        ({"num_attention_heads": 10**400}, "below"),
+        ({"num_attention_heads": 33}, "hidden_size"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads: got 5"),
+        ({"head_dim": [128]}, "head_dim"),
+        ({"sliding_window": 0}, "sliding_window: got 0"),
+        ({"sliding_window": "wide"}, "sliding_window"),
+        ({"layer_types": ["sliding_attention"]}, "sliding_window: got no such field"),
+        ({"layer_types": "full_attention"}, "layer_types"),
+        ({"layer_types": [1]}, "layer_types"),
+        ({"layer_types": []}, "no layer with attention"),
+        ({"layer_types": ["chunked_attention"]}, "chunked_attention"),
+        ({"layer_types": ["mamba"]}, "no layer with attention"),
+        ({"attn_logit_softcapping": "much"}, "attn_logit_softcapping"),
+        ({"attn_logit_softcapping": -1.0}, "attn_logit_softcapping"),
+        ({"attn_logit_softcapping": float("nan")}, "attn_logit_softcapping"),
+        ({"attn_logit_softcapping": True}, "attn_logit_softcapping"),
+        ({"torch_dtype": None}, "torch_dtype: got no such field"),
+        ({"torch_dtype": "int8"}, "int8"),
+        ({"torch_dtype": ["bfloat16"]}, "torch_dtype"),
+        ({"model_type": ["llama"], "head_dim": 100}, "head_dim: got 100"),
+        ({"model_type": "gpt_oss", "head_dim": 100}, "head_dim: got 100"),
+        ({"head_dim": 512}, "head_dim: got 512"),
+        ({"kv_lora_rank": 512}, "qk_nope_head_dim"),
+    ],
+    ids=str,
+)
+def test_absurd_values(requests_of, fields, message):
+    with pytest.raises(FlashAttnError) as caught:
+        requests_of({**LLAMA, **fields})
+    assert message in str(caught.value)
+    assert isinstance(caught.value, RequestError | UnsupportedHeadDimError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"x"',
+        "[" * 100_000,
+        '{"a": ' + "9" * 5000 + "}",
+        "\x00",
+        '{"text_config": 3}',
+    ],
+    ids=lambda text: text[:8],
+)
+def test_what_is_no_configuration(requests_of, text):
+    with pytest.raises(RequestError):
+        requests_of(text)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(RequestError):
+        model_requests(tmp_path)
