@@ -11,10 +11,11 @@ from flashactor.settings import PACKAGE_ROOT
 
 
 def require_private(folder: Path, *, any_owner: bool = False) -> None:
-    """Refuse a folder, or a bundle's file, that others may write. One that does not exist is fine: it will be made private.
+    """Refuse a folder, or a bundle's file, that others may write.
 
-    Its owner must be this user, root, or who owns the installed package. A group counts as others unless it
-    is the user's own of the same name, as many distributions make it.
+    One that does not exist is fine: it will be made private. Its owner must be this user, root, or who owns
+    the installed package. A group counts as others unless it is the user's own of the same name, as many
+    distributions make it.
 
     Args:
         folder: what to look at.
