@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from cache_tools import files_below, modes_apply_to_root, read_only
 from small_kernel import KERNEL, SmallSpec, write_sources
 
 from flashactor.compiler import cache as cache_module
 from flashactor.compiler import folder as folder_module
-from flashactor.compiler.cache import CubinCache
+from flashactor.compiler.cache import CacheCounts, CubinCache
 from flashactor.compiler.nvrtc import compile_cubin, nvrtc_version, options
 from flashactor.compiler.record import CubinRecord
 from flashactor.errors import CacheCorruptError, CachePermissionError, CompileError
@@ -145,7 +146,7 @@ def test_another_process_finds_the_cubin(open_cache, folder, sources):
 import sys
 from pathlib import Path
 sys.path[:] = {sys.path!r}
-from flashactor.compiler.cache import CubinCache
+from flashactor.compiler.cache import CacheCounts, CubinCache
 from small_kernel import SmallSpec
 kernel = CubinCache(Path({str(folder)!r}), root=Path({str(sources)!r})).get_or_compile(SmallSpec())
 print(kernel.source, kernel.record.sha256)
@@ -318,4 +319,81 @@ def test_a_read_only_cache_still_answers(open_cache, folder, monkeypatch):
 
     monkeypatch.setattr(folder_module.os, "replace", refuse)
     monkeypatch.setattr(folder_module.tempfile, "mkstemp", refuse)
+    assert open_cache().get_or_compile(SPEC).source == "disk"
+
+
+def test_the_counts_say_where_kernels_came_from(open_cache, folder, sources, tmp_path):
+    first = open_cache()
+    first.get_or_compile(SPEC)
+    first.get_or_compile(SPEC)
+    assert first.counts() == CacheCounts(compiled=1, memory_hits=1)
+    second = open_cache()
+    for _ in range(3):
+        second.get_or_compile(SPEC)
+    assert second.counts() == CacheCounts(disk_hits=1, memory_hits=2)
+    third = CubinCache(tmp_path / "empty", root=sources, bundles=[folder])
+    assert [third.get_or_compile(SPEC).source for _ in range(2)] == ["bundle", "memory"]
+    assert third.counts() == CacheCounts(bundle_hits=1, memory_hits=1)
+    assert [layer.path for layer in third.layers] == [tmp_path / "empty", folder]
+    counts = third.counts()
+    counts.bundle_hits = 99
+    assert third.counts().bundle_hits == 1
+
+
+def test_a_failed_compile_is_counted(open_cache, sources):
+    write_sources(sources, KERNEL.replace("SCALE", "SCALES"))
+    cache = open_cache()
+    for _ in range(2):
+        with pytest.raises(CompileError):
+            cache.get_or_compile(SPEC)
+    assert cache.counts() == CacheCounts(failed=2)
+
+
+def test_a_damaged_entry_is_set_aside_where_people_find_it(open_cache, folder):
+    kernel = open_cache().get_or_compile(SPEC)
+    flip_a_byte(folder)
+    damaged, record = cubin_path(folder).read_bytes(), record_path(folder).read_bytes()
+    cache = open_cache()
+    assert cache.lookup(SPEC) is None
+    assert cache.counts() == CacheCounts(damaged=1)
+    aside = folder / "quarantine" / cache.key(SPEC)
+    assert aside.with_suffix(".cubin").read_bytes() == damaged
+    assert aside.with_suffix(".json").read_bytes() == record
+    assert cache.records() == []
+    assert cache.get_or_compile(SPEC).cubin == kernel.cubin
+    assert open_cache().get_or_compile(SPEC).source == "disk"
+    assert aside.with_suffix(".cubin").read_bytes() == damaged
+
+
+def test_a_folder_without_a_right_to_write_serves_and_warns_once(open_cache, folder, caplog):
+    open_cache().get_or_compile(SPEC)
+    before = files_below(folder)
+    others = [replace(SPEC, arch=arch) for arch in (SmArch.SM86, SmArch.SM90A)]
+    with read_only(folder):
+        cache = open_cache()
+        assert cache.get_or_compile(SPEC).source == "disk"
+        assert caplog.records == []
+        assert [cache.get_or_compile(spec).source for spec in (*others, *others)] == [
+            "compiled",
+            "compiled",
+            "memory",
+            "memory",
+        ]
+    assert files_below(folder) == before
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert cache.counts() == CacheCounts(disk_hits=1, memory_hits=2, compiled=2, not_stored=2)
+
+
+def test_a_folder_that_cannot_be_read_costs_one_warning(open_cache, folder, caplog):
+    open_cache().get_or_compile(SPEC)
+    (folder / "records").chmod(0o000)
+    try:
+        with modes_apply_to_root():
+            cache = open_cache()
+            assert cache.lookup(SPEC) is None
+            assert cache.lookup(SPEC) is None
+    finally:
+        (folder / "records").chmod(0o700)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "cannot read" in caplog.text
     assert open_cache().get_or_compile(SPEC).source == "disk"
