@@ -32,7 +32,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from time import perf_counter
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 asked = perf_counter()

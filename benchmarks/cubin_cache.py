@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.cold_start import first_kernel, medians
 from benchmarks.report import median, write
-from flashactor.compiler.cache import CubinCache
-from flashactor.compiler.folder import CubinFolder
-from flashactor.compiler.record import cache_key
+from flashactor.cache import CubinCache
+from flashactor.cache.folder import CubinFolder
+from flashactor.cache.record import cache_key
 from flashactor.kernels.sm80 import all_specs, forward_spec
 from flashactor.types import DType, SmArch
 
@@ -44,7 +44,7 @@ MEMBER = """
 import sys
 from pathlib import Path
 from time import perf_counter
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 spec = forward_spec(SmArch.SM80, DType.BF16, 128, causal=True)

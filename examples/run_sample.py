@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flashactor import AttentionReply, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, SmArch, explain
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.executors.cuda import device_count
 from flashactor.settings import Settings
 

@@ -177,7 +177,7 @@ def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
     with _nvrtc_lock:
         actor = _nvrtc_actors.get(chosen)
         if actor is None or not actor.is_alive:
-            from flashactor.compiler.cache import CubinCache
+            from flashactor.cache import CubinCache
 
             actor = _nvrtc_actors[chosen] = NvrtcActor(CubinCache.from_settings(chosen))
         return actor

@@ -90,7 +90,7 @@ def run(console: Console, *, quick: bool, command: str) -> Report | None:
 
 def _measurements(bar: Progress, *, quick: bool) -> list[Measurement]:
     from benchmarks.gpu_check import speed, timing
-    from flashactor.compiler.cache import CubinCache
+    from flashactor.cache import CubinCache
     from flashactor.settings import Settings
 
     problems = speed.problems(quick=quick)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu_check.libraries import import_torch
 from benchmarks.gpu_check.speed import OURS, Measurement, Problem
 from flashactor import Fa2FwdRequest, MaskKind
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
 from flashactor.executors.cuda_driver import CudaDriver
 from flashactor.executors.operands import forward_outputs

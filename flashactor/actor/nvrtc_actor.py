@@ -1,7 +1,7 @@
 """The actor that compiles: each kernel once in a process however many ask, on threads of its own.
 
 Whoever asks goes on at once; dispatching never waits for NVRTC. Across processes the cache sees to it that a
-kernel is compiled once (``flashactor.compiler.claim``).
+kernel is compiled once (``flashactor.cache.claim``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flashactor.errors import AskTimeoutError, FlashAttnError, RequestError
 from flashactor.executors.base import KernelCache
 
 if TYPE_CHECKING:
-    from flashactor.compiler.record import CachedKernel
+    from flashactor.cache.record import CachedKernel
     from flashactor.kernels.spec import KernelSpec
 
 log = logging.getLogger("flashactor.actor")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from flashactor.cache import CubinCache
 from flashactor.check.emulated import emulated_findings
 from flashactor.check.findings import Finding
 from flashactor.check.static import static_findings
-from flashactor.compiler.cache import CubinCache
 from flashactor.errors import CompileError, DeviceUnavailableError, FlashAttnError
 from flashactor.executors.emulator import kernel_ptx
 from flashactor.kernels.spec import KernelSpec

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from flashactor.cache import CachedKernel, CubinRecord
 from flashactor.check.expectations import Expectation, expectations
 from flashactor.check.findings import Finding
 from flashactor.check.sass import ResourceUsage, Sass, disassemble, resource_usage
-from flashactor.compiler.record import CachedKernel, CubinRecord
 from flashactor.kernels.sm80 import SHARED_BYTES_PER_BLOCK
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch

@@ -95,7 +95,7 @@ def _nvrtc() -> str:
 
 
 def _cache_folder(settings: Settings) -> str:
-    from flashactor.compiler.cache import CubinCache
+    from flashactor.cache import CubinCache
 
     cache = CubinCache.from_settings(settings)
     cache.folder.create()

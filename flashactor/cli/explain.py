@@ -101,7 +101,7 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
 
 
 def _kernel(spec: KernelSpec, *, compile_it: bool) -> dict[str, Any]:
-    from flashactor.compiler.cache import CubinCache
+    from flashactor.cache import CubinCache
 
     cache = CubinCache.from_settings()
     found = cache.get_or_compile(spec) if compile_it else cache.lookup(spec)

@@ -19,8 +19,8 @@ from flashactor.executors.base import PendingKernel
 from flashactor.kernels.spec import KernelSpec
 
 if TYPE_CHECKING:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.record import CachedKernel
+    from flashactor.cache import CubinCache
+    from flashactor.cache.record import CachedKernel
 
 SECONDS_PER_KERNEL = 0.35
 """What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = warm_list(options)
     for request, why in wanted.refused:
         print(f"flashactor: no kernel yet: {request}: {why}", file=sys.stderr)
-    from flashactor.compiler.cache import CubinCache
+    from flashactor.cache import CubinCache
 
     cache, specs = CubinCache.from_settings(), wanted.specs
     if options.dry_run:

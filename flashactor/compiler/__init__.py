@@ -1,1 +1,1 @@
-"""From a kernel's specification to its cubin: one source string, NVRTC, a cache on disk and in memory."""
+"""From a kernel's specification to its cubin or PTX: one source string, and NVRTC."""

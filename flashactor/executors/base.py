@@ -10,7 +10,7 @@ from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
 
 if TYPE_CHECKING:
-    from flashactor.compiler.record import CachedKernel
+    from flashactor.cache.record import CachedKernel
     from flashactor.kernels.spec import KernelSpec
 
 

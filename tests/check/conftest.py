@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from small_kernel import SmallSpec, write_sources
 
+from flashactor.cache import CubinCache
 from flashactor.check.sass import disassemble
 from flashactor.check.static import static_findings
-from flashactor.compiler.cache import CubinCache
 from flashactor.compiler.nvrtc import compile_cubin
 from flashactor.kernels.sm80 import all_specs, forward_spec
 from flashactor.types import DType, SmArch

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from small_kernel import SmallSpec, write_sources
 
+from flashactor.cache import CubinCache
 from flashactor.check.sass import Sass, resource_usage
 from flashactor.check.static import record_findings, sass_findings, static_findings, usage_finding
-from flashactor.compiler.cache import CubinCache
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from flashactor.cache import CubinCache
+from flashactor.cache.bundle import BundleFile
+from flashactor.cache.claim import KeyClaim
+from flashactor.cache.folder import CubinFolder, write_atomically
 from flashactor.cli.main import main
-from flashactor.compiler.bundle import BundleFile
-from flashactor.compiler.cache import CubinCache
-from flashactor.compiler.claim import KeyClaim
-from flashactor.compiler.folder import CubinFolder, write_atomically
 
 SMALL = ("--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16")
 CAUSAL = "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"

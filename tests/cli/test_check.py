@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
+from flashactor.cache import CubinCache
 from flashactor.check import tools
 from flashactor.check.findings import Finding
 from flashactor.check.report import Halves, check_kernel
 from flashactor.cli import check as command
 from flashactor.cli.selection import feature_names, matching_specs
-from flashactor.compiler.cache import CubinCache
 from flashactor.errors import CompileError
 from flashactor.kernels.sm80 import all_specs, forward_spec
 from flashactor.types import DType, SmArch

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from flashactor import SmArch
-from flashactor.compiler.cache import CubinCache
-from flashactor.compiler.folder import CubinFolder
+from flashactor.cache import CubinCache
+from flashactor.cache.folder import CubinFolder
 from flashactor.errors import CompileError
 from flashactor.kernels.sm80 import all_specs
 

@@ -23,8 +23,9 @@ ROWS = [
     (2, "flashactor.dispatch", set()),
     (3, "flashactor.requests", set()),
     (4, "flashactor.kernels", set()),
-    (5, "flashactor.compiler", {"cuda", "filelock"}),
     (4, "flashactor.emulator", {"numpy"}),
+    (4, "flashactor.compiler", {"cuda"}),
+    (5, "flashactor.cache", {"cuda", "filelock"}),
     (5, "flashactor.executors", {"numpy"}),
     (5, "flashactor.executors.cuda", {"cuda", "numpy"}),
     (6, "flashactor.actor", {"pykka"}),
@@ -97,9 +98,9 @@ def test_the_actor_knows_only_the_executors_interface():
             executors = {
                 m
                 for _, m in imports_of(path)
-                if m.startswith(("flashactor.executors", "flashactor.compiler"))
+                if m.startswith(("flashactor.executors", "flashactor.compiler", "flashactor.cache"))
             }
-            assert executors <= {"flashactor.executors.base", "flashactor.compiler.record"}, name
+            assert executors <= {"flashactor.executors.base", "flashactor.cache.record"}, name
 
 
 def test_only_settings_reads_the_environment():

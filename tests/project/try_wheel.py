@@ -15,7 +15,7 @@ PROGRAM = """
 import flashactor, numpy as np, tempfile
 from pathlib import Path
 from flashactor import *
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.settings import default_cache_dir
 assert "site-packages" in flashactor.__file__, flashactor.__file__
 assert "site-packages" not in str(default_cache_dir()), default_cache_dir()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashactor.compiler.inventory import Holding
+    from flashactor.cache.inventory import Holding
 
 
 def add_subparser(

@@ -19,8 +19,8 @@ from flashactor.cli.selection import (
 from flashactor.errors import CachePermissionError
 
 if TYPE_CHECKING:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.record import CachedKernel
+    from flashactor.cache import CubinCache
+    from flashactor.cache.record import CachedKernel
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -50,8 +50,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from flashactor.compiler.bundle import write_bundle
-    from flashactor.compiler.cache import CubinCache
+    from flashactor.cache import CubinCache
+    from flashactor.cache.bundle import write_bundle
 
     if options.bundle.is_dir() or (options.bundle.exists() and not options.force):
         raise reject("BUNDLE", options.bundle, "a file that does not exist yet", "name another, or --force")
@@ -68,7 +68,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _selected(cache: CubinCache, options: argparse.Namespace) -> list[CachedKernel]:
-    from flashactor.compiler.exchange import read_folder, read_specs
+    from flashactor.cache.exchange import read_folder, read_specs
 
     matrix = options.arch or options.dtype or options.head_dim or options.feature
     if bool(matrix) + bool(options.kernel) + options.all > 1:
@@ -81,9 +81,9 @@ def _selected(cache: CubinCache, options: argparse.Namespace) -> list[CachedKern
 
 
 def _import(options: argparse.Namespace) -> int:
-    from flashactor.compiler.bundle import BundleFile
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.exchange import store_kernels
+    from flashactor.cache import CubinCache
+    from flashactor.cache.bundle import BundleFile
+    from flashactor.cache.exchange import store_kernels
 
     found = [kernel for bundle in options.bundles for kernel in BundleFile(bundle).read()]
     folder = CubinCache.from_settings().folder

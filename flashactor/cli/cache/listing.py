@@ -31,8 +31,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.inventory import take_inventory
+    from flashactor.cache import CubinCache
+    from flashactor.cache.inventory import take_inventory
 
     cache = CubinCache.from_settings()
     inventory = take_inventory(cache)

@@ -13,7 +13,7 @@ from flashactor.cli.output import print_error, print_json
 from flashactor.settings import parse_size
 
 if TYPE_CHECKING:
-    from flashactor.compiler.upkeep import Sweep
+    from flashactor.cache.upkeep import Sweep
 
 SECONDS_PER_DAY = 86400.0
 
@@ -54,8 +54,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.upkeep import carry_out, plan_prune
+    from flashactor.cache import CubinCache
+    from flashactor.cache.upkeep import carry_out, plan_prune
     from flashactor.settings import Settings
 
     settings = Settings.from_environment()
@@ -71,8 +71,8 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _clear(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.upkeep import carry_out, plan_clear
+    from flashactor.cache import CubinCache
+    from flashactor.cache.upkeep import carry_out, plan_clear
 
     folder = CubinCache.from_settings().folder
     _report(carry_out(folder, plan_clear(folder)), options.json, dry_run=False)

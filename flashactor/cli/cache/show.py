@@ -12,7 +12,7 @@ from flashactor.cli.output import print_json, print_pairs
 from flashactor.errors import UnknownKernelError
 
 if TYPE_CHECKING:
-    from flashactor.compiler.inventory import Holding
+    from flashactor.cache.inventory import Holding
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -31,8 +31,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.inventory import find_holding, is_current, take_inventory
+    from flashactor.cache import CubinCache
+    from flashactor.cache.inventory import find_holding, is_current, take_inventory
 
     held = find_holding(take_inventory(CubinCache.from_settings()).holdings, options.kernel)
     if options.output:
@@ -46,7 +46,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _write_cubin(held: Holding, path: Path) -> None:
-    from flashactor.compiler.folder import write_atomically
+    from flashactor.cache.folder import write_atomically
 
     kernel = held.layer.peek(held.record.key)
     if kernel is None:

@@ -12,8 +12,8 @@ from flashactor.cli.cache.common import add_subparser, amount, short_time
 from flashactor.cli.output import print_json, print_pairs
 
 if TYPE_CHECKING:
-    from flashactor.compiler.cache import CubinCache, Layer
-    from flashactor.compiler.inventory import Inventory
+    from flashactor.cache.cubin_cache import CubinCache, Layer
+    from flashactor.cache.inventory import Inventory
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -28,8 +28,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.inventory import take_inventory
+    from flashactor.cache import CubinCache
+    from flashactor.cache.inventory import take_inventory
     from flashactor.settings import Settings
 
     settings = Settings.from_environment()

@@ -11,7 +11,7 @@ from flashactor.cli.cache.common import add_subparser
 from flashactor.cli.output import print_error, print_json
 
 if TYPE_CHECKING:
-    from flashactor.compiler.verification import Damage
+    from flashactor.cache.verification import Damage
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -32,8 +32,8 @@ def add_parsers(subcommands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from flashactor.compiler.cache import CubinCache
-    from flashactor.compiler.verification import verify
+    from flashactor.cache import CubinCache
+    from flashactor.cache.verification import verify
 
     result = verify(CubinCache.from_settings(), repair=options.repair)
     aside = sum(damage.set_aside for damage in result.damages)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flashactor.compiler.cache import CubinCache, Layer
-from flashactor.compiler.claim import KeyClaim
-from flashactor.compiler.folder import CubinFolder
+from flashactor.cache.claim import KeyClaim
+from flashactor.cache.cubin_cache import CubinCache, Layer
+from flashactor.cache.folder import CubinFolder
 from flashactor.errors import BundleError, CacheCorruptError, CachePermissionError
 
 

@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, Self
 
-from flashactor.compiler.bundle import BundleFile
-from flashactor.compiler.claim import KeyClaim
-from flashactor.compiler.folder import CubinFolder, Entry
+from flashactor.cache.bundle import BundleFile
+from flashactor.cache.claim import KeyClaim
+from flashactor.cache.folder import CubinFolder, Entry
+from flashactor.cache.record import CachedKernel, CubinRecord, cache_key, now
 from flashactor.compiler.nvrtc import Compilable, CompiledKernel, compile_cubin, nvrtc_version, options
-from flashactor.compiler.record import CachedKernel, CubinRecord, cache_key, now
 from flashactor.compiler.source import source_digest
 from flashactor.errors import (
     CacheCorruptError,

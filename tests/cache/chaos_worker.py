@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cache_tools import fake_compile, fake_cubin, small_spec, use_fake_compiler
 
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 
 
 def report(path, line):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from flashactor.compiler.cache import CubinCache, Layer
+from flashactor.cache.cubin_cache import CubinCache, Layer
+from flashactor.cache.record import CubinRecord
 from flashactor.compiler.nvrtc import nvrtc_version
-from flashactor.compiler.record import CubinRecord
 from flashactor.compiler.source import source_digest
 from flashactor.errors import CacheCorruptError, CompileError, UnknownKernelError
 

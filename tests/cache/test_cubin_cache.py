@@ -14,11 +14,11 @@ import pytest
 from cache_tools import files_below, modes_apply_to_root, read_only
 from small_kernel import KERNEL, SmallSpec, write_sources
 
-from flashactor.compiler import cache as cache_module
-from flashactor.compiler import folder as folder_module
-from flashactor.compiler.cache import CacheCounts, CubinCache
+from flashactor.cache import cubin_cache as cache_module
+from flashactor.cache import folder as folder_module
+from flashactor.cache.cubin_cache import CacheCounts, CubinCache
+from flashactor.cache.record import CubinRecord
 from flashactor.compiler.nvrtc import compile_cubin, nvrtc_version, options
-from flashactor.compiler.record import CubinRecord
 from flashactor.errors import CacheCorruptError, CachePermissionError, CompileError
 from flashactor.types import SmArch
 
@@ -146,7 +146,7 @@ def test_another_process_finds_the_cubin(open_cache, folder, sources):
 import sys
 from pathlib import Path
 sys.path[:] = {sys.path!r}
-from flashactor.compiler.cache import CacheCounts, CubinCache
+from flashactor.cache.cubin_cache import CacheCounts, CubinCache
 from small_kernel import SmallSpec
 kernel = CubinCache(Path({str(folder)!r}), root=Path({str(sources)!r})).get_or_compile(SmallSpec())
 print(kernel.source, kernel.record.sha256)

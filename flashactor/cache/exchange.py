@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from flashactor.compiler.cache import CubinCache, Layer
-from flashactor.compiler.claim import KeyClaim
-from flashactor.compiler.folder import CubinFolder
-from flashactor.compiler.inventory import CANDIDATES, is_current
+from flashactor.cache.claim import KeyClaim
+from flashactor.cache.cubin_cache import CubinCache, Layer
+from flashactor.cache.folder import CubinFolder
+from flashactor.cache.inventory import CANDIDATES, is_current
+from flashactor.cache.record import CachedKernel, now
 from flashactor.compiler.nvrtc import Compilable
-from flashactor.compiler.record import CachedKernel, now
 from flashactor.errors import CacheCorruptError, CacheMissError, CachePermissionError, CompileError
 
 

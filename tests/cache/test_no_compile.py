@@ -3,8 +3,8 @@
 import pytest
 from cache_tools import files_below, read_only, small_spec
 
-from flashactor.compiler import cache as cache_module
-from flashactor.compiler.bundle import write_bundle
+from flashactor.cache import cubin_cache as cache_module
+from flashactor.cache.bundle import write_bundle
 from flashactor.errors import CacheMissError
 
 SPEC, OTHER = small_spec(1), small_spec(2)

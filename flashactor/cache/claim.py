@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from flashactor.compiler.folder import write_atomically
+from flashactor.cache.folder import write_atomically
 from flashactor.errors import CompileError
 
 T = TypeVar("T")

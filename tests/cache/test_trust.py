@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from cache_tools import small_spec
 
-from flashactor.compiler import trust
-from flashactor.compiler.trust import require_private
+from flashactor.cache import trust
+from flashactor.cache.trust import require_private
 from flashactor.errors import CachePermissionError
 from flashactor.settings import PACKAGE_ROOT, Settings
 

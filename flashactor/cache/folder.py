@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flashactor.cache.record import CachedKernel, CubinRecord, corrupt_error
+from flashactor.cache.trust import require_private
 from flashactor.compiler.nvrtc import load_cuda_packages
-from flashactor.compiler.record import CachedKernel, CubinRecord, corrupt_error
-from flashactor.compiler.trust import require_private
 from flashactor.errors import CacheCorruptError
 
 ABANDONED_SECONDS = 3600.0

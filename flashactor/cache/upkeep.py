@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashactor.compiler.claim import KeyClaim
-from flashactor.compiler.folder import CubinFolder, Entry, is_key
-from flashactor.compiler.inventory import is_current
+from flashactor.cache.claim import KeyClaim
+from flashactor.cache.folder import CubinFolder, Entry, is_key
+from flashactor.cache.inventory import is_current
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from flashactor.compiler.folder import Entry, write_atomically
-from flashactor.compiler.record import CachedKernel, CubinRecord, corrupt_error
-from flashactor.compiler.trust import require_private
+from flashactor.cache.folder import Entry, write_atomically
+from flashactor.cache.record import CachedKernel, CubinRecord, corrupt_error
+from flashactor.cache.trust import require_private
 from flashactor.errors import BundleError, CacheCorruptError
 
 SUMS = "SHA256SUMS"

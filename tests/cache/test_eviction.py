@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cache_tools import fake_cubin, files_below, small_spec
 
-from flashactor.compiler import folder as folder_module
-from flashactor.compiler.claim import KeyClaim
+from flashactor.cache import folder as folder_module
+from flashactor.cache.claim import KeyClaim
 
 SPECS = [small_spec(number) for number in range(6)]
 SIZES = [len(fake_cubin(spec)) for spec in SPECS]

@@ -8,11 +8,11 @@ from io import BytesIO
 import pytest
 from cache_tools import files_below, modes_apply_to_root, small_spec
 
-from flashactor.compiler import bundle as bundle_module
-from flashactor.compiler import cache as cache_module
-from flashactor.compiler.bundle import SUMS, BundleFile, write_bundle
+from flashactor.cache import bundle as bundle_module
+from flashactor.cache import cubin_cache as cache_module
+from flashactor.cache.bundle import SUMS, BundleFile, write_bundle
+from flashactor.cache.record import cache_key
 from flashactor.compiler.nvrtc import options
-from flashactor.compiler.record import cache_key
 from flashactor.errors import BundleError, CacheCorruptError, CachePermissionError
 
 SPECS = [small_spec(number) for number in range(3)]

@@ -9,8 +9,8 @@ import time
 import pytest
 from cache_tools import HANG_SECONDS, Child, fake_cubin, files_below, small_spec, wait_for
 
-from flashactor.compiler import claim as claim_module
-from flashactor.compiler.claim import KeyClaim
+from flashactor.cache import claim as claim_module
+from flashactor.cache.claim import KeyClaim
 
 WORKERS = 6
 KILLS = 50
@@ -179,7 +179,7 @@ REAL = """
 import sys
 from pathlib import Path
 from cache_tools import small_spec
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 print("starts", flush=True)
 cache = CubinCache(Path(sys.argv[1]) / "cache", root=Path(sys.argv[1]) / "sources")
 for number in range(8):

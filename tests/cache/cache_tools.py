@@ -36,7 +36,7 @@ def fake_compile(spec, *, root=None):
 
 def use_fake_compiler(compile_=fake_compile):
     """Replace the compiler of this process."""
-    from flashactor.compiler import cache
+    from flashactor.cache import cubin_cache as cache
 
     cache.compile_cubin = compile_
     cache.nvrtc_version = lambda: FAKE_VERSION
@@ -61,7 +61,8 @@ class Child:
 
     def __init__(self, program, *arguments):
         here = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
+        folders = (here.parents[1], here, here.parent / "compiler")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)],
             stdin=subprocess.PIPE,

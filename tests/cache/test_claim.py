@@ -8,9 +8,9 @@ import time
 import pytest
 from cache_tools import FAKE_VERSION, Child, fake_compile, fake_cubin, small_spec, wait_for
 
-from flashactor.compiler import cache as cache_module
-from flashactor.compiler import claim as claim_module
-from flashactor.compiler.claim import KeyClaim
+from flashactor.cache import claim as claim_module
+from flashactor.cache import cubin_cache as cache_module
+from flashactor.cache.claim import KeyClaim
 from flashactor.errors import CompileError
 
 SPEC = small_spec(7)
@@ -20,7 +20,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from cache_tools import fake_compile, small_spec, use_fake_compiler
-from flashactor.compiler.cache import CubinCache
+from flashactor.cache import CubinCache
 from flashactor.errors import CompileError
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
