@@ -15,7 +15,7 @@ def require_private(folder: Path, *, any_owner: bool = False) -> None:
 
     One that does not exist is fine: it will be made private. Its owner must be this user, root, or who owns
     the installed package. A group counts as others unless it is the user's own of the same name, as many
-    distributions make it.
+    distributions make it. Whoever may write the package may write the cache too: nothing is gained by it.
 
     Args:
         folder: what to look at.
@@ -28,11 +28,15 @@ def require_private(folder: Path, *, any_owner: bool = False) -> None:
         found = folder.stat()
     except OSError:
         return  # missing or unreadable: whoever reads it will say so
+    package = PACKAGE_ROOT.stat()
+    if package.st_mode & stat.S_IWOTH:
+        return
     if found.st_mode & stat.S_IWOTH:
         _refuse(folder, f"everyone may write (mode {stat.S_IMODE(found.st_mode):o})")
-    if found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid):
+    group_of_package = package.st_gid if package.st_mode & stat.S_IWGRP else None
+    if found.st_mode & stat.S_IWGRP and found.st_gid != group_of_package and not _is_own_group(found.st_gid):
         _refuse(folder, f"group {found.st_gid} may write (mode {stat.S_IMODE(found.st_mode):o})")
-    if not any_owner and found.st_uid not in (os.geteuid(), 0, PACKAGE_ROOT.stat().st_uid):
+    if not any_owner and found.st_uid not in (os.geteuid(), 0, package.st_uid):
         _refuse(folder, f"user {found.st_uid} owns")
 
 

@@ -12,16 +12,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from flashactor.check.report import Halves, KernelReport, check_kernel
 from flashactor.errors import OutOfMemoryError
 from flashactor.kernels.spec import KernelSpec
-from flashactor.settings import one_blas_thread
+from flashactor.settings import Settings, one_blas_thread
 
 
 def check_kernels(
-    specs: Sequence[KernelSpec], cache: Path, halves: Halves, jobs: int
+    specs: Sequence[KernelSpec], settings: Settings, halves: Halves, jobs: int
 ) -> Generator[KernelReport, None, None]:
     """Each kernel's report as soon as it is there. No process outlives the generator, however it ends.
 
@@ -46,7 +45,7 @@ def check_kernels(
         unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with one_blas_thread():
-                futures = [pool.submit(_check_group, group, cache, halves) for group in _groups(specs)]
+                futures = [pool.submit(_check_group, group, settings, halves) for group in _groups(specs)]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
         for future in as_completed(futures):
@@ -74,8 +73,8 @@ def _groups(specs: Sequence[KernelSpec]) -> list[list[KernelSpec]]:
     return list(groups.values())
 
 
-def _check_group(specs: Sequence[KernelSpec], cache: Path, halves: Halves) -> list[KernelReport]:
-    return [check_kernel(spec, cache, halves) for spec in specs]
+def _check_group(specs: Sequence[KernelSpec], settings: Settings, halves: Halves) -> list[KernelReport]:
+    return [check_kernel(spec, settings, halves) for spec in specs]
 
 
 def _end(process: BaseProcess) -> None:

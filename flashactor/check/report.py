@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 from flashactor.cache import CubinCache
 from flashactor.check.emulated import emulated_findings
 from flashactor.check.findings import Finding
 from flashactor.check.static import static_findings
-from flashactor.errors import CompileError, DeviceUnavailableError, FlashAttnError
+from flashactor.errors import CacheMissError, CompileError, DeviceUnavailableError, FlashAttnError
 from flashactor.executors.emulator import kernel_ptx
 from flashactor.kernels.spec import KernelSpec
+from flashactor.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ class KernelReport:
         return max((f.lse_error for f in self.emulated if f.lse_error is not None), default=None)
 
 
-def check_kernel(spec: KernelSpec, cache: Path, halves: Halves) -> KernelReport:
-    """Compile a kernel, or take it from the cache folder, and check it.
+def check_kernel(spec: KernelSpec, settings: Settings, halves: Halves) -> KernelReport:
+    """Compile a kernel, or take it from the cache that the settings describe, and check it.
 
     A kernel that fails to compile, to disassemble or to run in the emulator has a finding that says so.
 
     Raises:
         DeviceUnavailableError: NVRTC or a tool that reads cubins is not there.
-        CachePermissionError: the folder cannot be created or written.
+        CachePermissionError: others may write the cache folder, or it is none.
     """
     start = perf_counter()
     static: tuple[Finding, ...] = ()
@@ -81,10 +81,10 @@ def check_kernel(spec: KernelSpec, cache: Path, halves: Halves) -> KernelReport:
     record = None
     if halves.static:
         try:
-            kernel = CubinCache(cache).get_or_compile(spec)
+            kernel = CubinCache.from_settings(settings).get_or_compile(spec)
             record = kernel.record
             static = static_findings(spec, kernel)
-        except CompileError as error:
+        except (CompileError, CacheMissError) as error:
             static = (_raised("compiles", error),)
     if halves.emulated:
         try:

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             find_tool(tool)  # missing? Better one line now than the same from every process
     start = perf_counter()
     found: dict[str, KernelReport] = {}
-    checks = check_kernels(specs, Settings.from_environment().cache_dir, halves, options.jobs)
+    checks = check_kernels(specs, Settings.from_environment(), halves, options.jobs)
     with closing(checks), kernel_progress(len(specs), quiet=options.json) as advance:
         for report in checks:
             found[report.spec.label] = report

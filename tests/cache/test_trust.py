@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,36 @@ from cache_tools import small_spec
 from flashactor.cache import trust
 from flashactor.cache.trust import require_private
 from flashactor.errors import CachePermissionError
-from flashactor.settings import PACKAGE_ROOT, Settings
+from flashactor.settings import Settings
 
 SPEC = small_spec(1)
 pytestmark = pytest.mark.usefixtures("fake_compiler")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+PACKAGE_OWNER = 4141
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    """The installed package as the test wants it: nobody but its owner, somebody else, may write it."""
+    found = SimpleNamespace(st_mode=stat.S_IFDIR | 0o755, st_uid=PACKAGE_OWNER, st_gid=PACKAGE_OWNER)
+    monkeypatch.setattr(trust, "PACKAGE_ROOT", SimpleNamespace(stat=lambda: found))
+    return found
+
+
+@pytest.fixture
+def give_away(monkeypatch):
+    """A function that makes all below a folder look like another user's; only root could do it in fact."""
+    real = Path.stat
+
+    def give_away(folder, uid):
+        def looks_given(path, **options):
+            found = real(path, **options)
+            if path == folder or folder in path.parents:
+                return os.stat_result((*found[:4], uid, *found[5:10]))
+            return found
+
+        monkeypatch.setattr(Path, "stat", looks_given)
+
+    return give_away
 
 
 @pytest.fixture
@@ -101,35 +127,38 @@ def test_a_user_without_a_name_has_no_group_of_its_own(folder, monkeypatch):
         require_private(folder)
 
 
-@needs_root
-def test_another_users_folder_is_refused_but_as_a_bundle(folder):
-    os.chown(folder, 4242, -1)
+def test_another_users_folder_is_refused_but_as_a_bundle(folder, give_away):
+    give_away(folder, 4242)
     with pytest.raises(CachePermissionError, match="user 4242 owns"):
         require_private(folder)
     require_private(folder, any_owner=True)
 
 
-def test_a_folder_of_the_user_is_taken_whoever_that_is(folder, monkeypatch):
-    mine = folder.stat().st_uid
+def test_a_folder_of_the_user_and_of_root_is_taken(folder, give_away, monkeypatch):
     monkeypatch.setattr(trust.os, "geteuid", lambda: 4242)
-    monkeypatch.setattr(trust, "PACKAGE_ROOT", SimpleNamespace(stat=lambda: SimpleNamespace(st_uid=4242)))
-    if mine == 0:
-        require_private(folder)  # root may write everything anyway
-    else:
-        with pytest.raises(CachePermissionError, match=f"user {mine} owns"):
-            require_private(folder)
+    for owner in (4242, 0):
+        give_away(folder, owner)
+        require_private(folder)
 
 
-@needs_root
-def test_the_owner_of_the_package_may_own_the_cache(folder, monkeypatch):
-    os.chown(folder, 4242, -1)
-    owner = SimpleNamespace(stat=lambda: SimpleNamespace(st_uid=4242))
-    monkeypatch.setattr(trust, "PACKAGE_ROOT", owner)
+def test_the_owner_of_the_package_may_own_the_cache(folder, give_away):
+    give_away(folder, PACKAGE_OWNER)
     require_private(folder)
 
 
-def test_this_package_says_who_owns_it():
-    assert PACKAGE_ROOT.stat().st_uid >= 0
+def test_a_group_that_may_write_the_package_may_write_the_cache(folder, package, groups):
+    groups("staff", ["me", "other"], gid=folder.stat().st_gid)
+    folder.chmod(0o775)
+    with pytest.raises(CachePermissionError, match="group"):
+        require_private(folder)
+    package.st_mode, package.st_gid = stat.S_IFDIR | 0o775, folder.stat().st_gid
+    require_private(folder)
+
+
+def test_everyone_may_write_the_cache_of_a_package_that_everyone_may_write(folder, package):
+    folder.chmod(0o777)
+    package.st_mode = stat.S_IFDIR | 0o777
+    require_private(folder)
 
 
 def test_a_missing_folder_is_fine(tmp_path):
@@ -163,11 +192,9 @@ def test_a_bundle_folder_that_everyone_may_write_is_refused(make_cache, tmp_path
         make_cache(bundles=[tmp_path / "bundle"]).get_or_compile(SPEC)
 
 
-@needs_root
-def test_a_bundle_may_have_another_owner(make_cache, tmp_path):
+def test_a_bundle_may_have_another_owner(make_cache, tmp_path, give_away):
     make_cache("bundle").get_or_compile(SPEC)
-    for path in (tmp_path / "bundle", *(tmp_path / "bundle").rglob("*")):
-        os.chown(path, 4242, 4242)
+    give_away(tmp_path / "bundle", 4242)
     assert make_cache(bundles=[tmp_path / "bundle"]).get_or_compile(SPEC).source == "bundle"
     with pytest.raises(CachePermissionError, match="user 4242 owns"):
         make_cache("bundle").lookup(SPEC)

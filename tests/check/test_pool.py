@@ -13,6 +13,7 @@ from flashactor.check.pool import check_kernels
 from flashactor.check.report import Halves
 from flashactor.errors import CachePermissionError, OutOfMemoryError
 from flashactor.kernels.sm80 import all_specs
+from flashactor.settings import Settings
 from flashactor.types import SmArch
 
 SPECS = all_specs(SmArch.SM80)[:3]
@@ -28,7 +29,7 @@ def running(group_of):
 
 
 def test_every_kernel_has_its_report(cache):
-    reports = list(check_kernels(SPECS, cache.path, STATIC, jobs=2))
+    reports = list(check_kernels(SPECS, Settings(cache.path), STATIC, jobs=2))
     assert {report.spec for report in reports} == set(SPECS)
     assert all(report.static and not report.failures and not report.emulated for report in reports)
     assert all(report.registers > 0 and report.spill_bytes == 0 and report.seconds > 0 for report in reports)
@@ -36,7 +37,7 @@ def test_every_kernel_has_its_report(cache):
 
 
 def test_whoever_stops_reading_leaves_no_process(cache):
-    checks = check_kernels(SPECS * 20, cache.path, STATIC, jobs=2)
+    checks = check_kernels(SPECS * 20, Settings(cache.path), STATIC, jobs=2)
     next(checks)
     assert len(multiprocessing.active_children()) == 2
     start = time.monotonic()
@@ -48,12 +49,12 @@ def test_whoever_stops_reading_leaves_no_process(cache):
 def test_an_error_of_the_machine_ends_the_checks(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CachePermissionError):
-        list(check_kernels(SPECS, tmp_path / "file" / "cache", STATIC, jobs=2))
+        list(check_kernels(SPECS, Settings(tmp_path / "file" / "cache"), STATIC, jobs=2))
     assert multiprocessing.active_children() == []
 
 
 def test_a_process_that_the_system_ends_is_a_typed_error(cache):
-    checks = check_kernels(SPECS * 20, cache.path, STATIC, jobs=2)
+    checks = check_kernels(SPECS * 20, Settings(cache.path), STATIC, jobs=2)
     next(checks)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     with pytest.raises(OutOfMemoryError, match="use fewer --jobs"):

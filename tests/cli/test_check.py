@@ -14,6 +14,7 @@ from flashactor.cli import check as command
 from flashactor.cli.selection import feature_names, matching_specs
 from flashactor.errors import CompileError
 from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.settings import Settings
 from flashactor.types import DType, SmArch
 
 ONE = ("--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16", "--feature", "causal")
@@ -135,7 +136,7 @@ def test_emulation_alone_looks_at_no_cubin(flashactor, in_this_process, emulated
 
 def test_a_fault_in_the_emulator_is_a_failed_check(tmp_path, emulated):
     emulated(CompileError("PTX", "a fault", "none", "mend the kernel"))
-    report = check_kernel(SPEC, tmp_path, Halves(static=False))
+    report = check_kernel(SPEC, Settings(tmp_path), Halves(static=False))
     assert [finding.check for finding in report.failures] == ["emulates"]
     assert report.failures[0].detail.startswith("CompileError: PTX: got a fault")
 
