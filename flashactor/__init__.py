@@ -6,6 +6,7 @@ Importing it starts nothing, reads no environment and loads neither CUDA nor an 
 from flashactor import registry
 from flashactor.actor.actor import ActorStats
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, MsgKind
+from flashactor.actor.nvrtc_actor import NvrtcActor, NvrtcStats
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
@@ -53,6 +54,8 @@ __all__ = [
     "KvLayout",
     "MaskKind",
     "MsgKind",
+    "NvrtcActor",
+    "NvrtcStats",
     "PagedAttentionRequest",
     "PagedKvCache",
     "PendingReply",

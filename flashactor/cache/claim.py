@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from flashactor.cache.folder import write_atomically
+from flashactor.cache.folder import CubinFolder, write_atomically
 from flashactor.errors import CompileError
 
 T = TypeVar("T")
@@ -147,3 +147,26 @@ class KeyClaim:
         except (OSError, ValueError):
             return {}
         return note if isinstance(note, dict) else {}
+
+
+def forget(folder: CubinFolder, key: str, *, only_litter: bool = False) -> bool:
+    """Remove all there is of a key, its lock too; False if a process is busy with it.
+
+    Args:
+        folder: where from.
+        key: the cache key.
+        only_litter: leave the key alone if it has a record. Without one, there may still be a cubin, of a
+            process that was killed between the two.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    claim = KeyClaim(folder.locks_path, key)
+    if not claim.acquire():
+        return False
+    with claim:
+        if only_litter and (folder.records_path / f"{key}.json").exists():
+            return False
+        folder.remove(key)
+        claim.discard()
+    return True

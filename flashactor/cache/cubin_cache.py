@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from flashactor.cache.bundle import BundleFile
-from flashactor.cache.claim import KeyClaim
-from flashactor.cache.folder import CubinFolder, Entry
+from flashactor.cache.claim import KeyClaim, forget
+from flashactor.cache.folder import CubinFolder, Entry, exceeding
 from flashactor.cache.record import CachedKernel, CubinRecord, cache_key, now
 from flashactor.compiler.nvrtc import Compilable, CompiledKernel, compile_cubin, nvrtc_version, options
 from flashactor.compiler.source import source_digest
@@ -28,7 +28,7 @@ from flashactor.errors import (
 )
 from flashactor.settings import Settings
 
-_log = logging.getLogger("flashactor.compiler")
+_log = logging.getLogger("flashactor.cache")
 
 
 @dataclass(slots=True)
@@ -185,22 +185,10 @@ class CubinCache:
         found = (entry.record for entry in self.folder.entries())
         return sorted(found, key=lambda record: (record.label, record.arch, record.created))
 
-    def remove(self, key: str) -> bool:
-        """Forget a kernel of the folder, unless a process is busy with it; whether it went."""
-        claim = KeyClaim(self.folder.locks_path, key)
-        if not claim.acquire():
-            return False
-        with claim:
-            return self.folder.remove(key)
-
     def evict(self, max_bytes: int) -> list[CubinRecord]:
         """Forget the least recently used kernels of the folder until the rest fits; those that went."""
-        gone, total = [], 0
-        for entry in sorted(self.folder.entries(), key=lambda entry: entry.last_used, reverse=True):
-            total += entry.record.size
-            if total > max_bytes and self.remove(entry.record.key):
-                gone.append(entry.record)
-        return gone
+        unused = exceeding(self.folder.entries(), max_bytes)
+        return [entry.record for entry in unused if forget(self.folder, entry.record.key)]
 
     def _find(self, key: str, layers: Sequence[Layer]) -> CachedKernel | None:
         with self._lock:
@@ -242,9 +230,10 @@ class CubinCache:
                 except CacheCorruptError:
                     self.folder.set_aside(key)
         except OSError as refusal:
-            self._warn_once(f"cannot set damaged entries aside in {self.path}: {refusal}")
+            self._warn_once(f"cubin {key} is damaged ({error.got}) and cannot be set aside: {refusal}")
+        else:
+            _log.warning("cubin %s is damaged and was set aside: %s", key, error.got)
         self._count("damaged")
-        _log.warning("cubin %s is damaged and was set aside: %s", key, error.got)
         return None
 
     def _compile_once(self, key: str, spec: Compilable) -> CachedKernel:

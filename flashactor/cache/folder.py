@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +198,16 @@ class CubinFolder:
 
                 self._opened = FileStreamProgramCache(self._cubins_path)
             return self._opened
+
+
+def exceeding(entries: Iterable[Entry], max_bytes: int) -> list[Entry]:
+    """The entries that have to go so that the rest fits: the least recently used."""
+    gone, total = [], 0
+    for entry in sorted(entries, key=lambda entry: entry.last_used, reverse=True):
+        total += entry.record.size
+        if total > max_bytes:
+            gone.append(entry)
+    return gone
 
 
 def is_key(path: Path) -> bool:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashactor.cache.claim import KeyClaim
-from flashactor.cache.folder import CubinFolder, Entry, is_key
+from flashactor.cache.claim import KeyClaim, forget
+from flashactor.cache.folder import CubinFolder, Entry, exceeding, is_key
 from flashactor.cache.inventory import is_current
 
 
@@ -76,18 +76,15 @@ def plan_prune(
         OSError: it cannot be read.
     """
     kernels, left = [], []
-    for entry in sorted(folder.entries(), key=lambda entry: entry.last_used, reverse=True):
+    for entry in folder.entries():
         if stale and not is_current(entry.record):
             kernels.append(_removal(entry, "stale"))
         elif unused_seconds is not None and entry.last_used < time.time() - unused_seconds:
             kernels.append(_removal(entry, "unused"))
         else:
             left.append(entry)
-    total = 0
-    for entry in left:
-        total += entry.record.size
-        if max_bytes is not None and total > max_bytes:
-            kernels.append(_removal(entry, "size limit"))
+    if max_bytes is not None:
+        kernels += [_removal(entry, "size limit") for entry in exceeding(left, max_bytes)]
     return _plan(folder, kernels)
 
 
@@ -109,10 +106,10 @@ def carry_out(folder: CubinFolder, plan: Sweep) -> Sweep:
     gone: list[Removal] = []
     busy: list[Removal] = []
     for removal in plan.kernels:
-        (gone if _forget(folder, removal.key) else busy).append(removal)
+        (gone if forget(folder, removal.key) else busy).append(removal)
     quarantined = tuple(path for path in plan.quarantined if _unlinked(path))
     temporary = tuple(path for path in plan.temporary if _unlinked(path))
-    locks = tuple(key for key in plan.locks if _forget(folder, key, only_lock=True))
+    locks = tuple(key for key in plan.locks if forget(folder, key, only_litter=True))
     size = plan.size - sum(removal.size for removal in busy)
     return Sweep(tuple(gone), tuple(busy), quarantined, temporary, locks, size)
 
@@ -145,22 +142,6 @@ def _is_free(folder: CubinFolder, key: str) -> bool:
         return False
     with claim:
         return True
-
-
-def _forget(folder: CubinFolder, key: str, *, only_lock: bool = False) -> bool:
-    """Remove all there is of a key; False if a process is busy with it, or has just stored it.
-
-    A lock without a record may be of a process that was killed with the cubin written and the record not.
-    """
-    claim = KeyClaim(folder.locks_path, key)
-    if not claim.acquire():
-        return False
-    with claim:
-        if only_lock and (folder.records_path / f"{key}.json").exists():
-            return False
-        folder.remove(key)
-        claim.discard()
-    return True
 
 
 def _unlinked(path: Path) -> bool:

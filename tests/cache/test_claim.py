@@ -224,7 +224,7 @@ def test_patience_ends_with_one_warning_and_a_compile(make_cache, fake_compiler,
     owner = KeyClaim(cache.folder.locks_path, cache.key(SPEC))
     assert owner.acquire()
     owner.begin()
-    with caplog.at_level(logging.WARNING, "flashactor.compiler"):
+    with caplog.at_level(logging.WARNING, "flashactor.cache"):
         kernel = cache.get_or_compile(SPEC)
     assert (kernel.source, kernel.cubin) == ("compiled", fake_cubin(SPEC))
     assert fake_compiler == [SPEC]

@@ -210,7 +210,7 @@ def make_the_cubin_unreadable(folder):
 def test_a_damaged_entry_is_compiled_again_and_healed(damage, open_cache, folder, compiles, caplog):
     cubin = open_cache().get_or_compile(SPEC).cubin
     damage(folder)
-    with caplog.at_level(logging.WARNING, "flashactor.compiler"):
+    with caplog.at_level(logging.WARNING, "flashactor.cache"):
         assert open_cache().lookup(SPEC) is None
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     caplog.clear()

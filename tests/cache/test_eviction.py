@@ -9,7 +9,7 @@ import pytest
 from cache_tools import fake_cubin, files_below, small_spec
 
 from flashactor.cache import folder as folder_module
-from flashactor.cache.claim import KeyClaim
+from flashactor.cache.claim import KeyClaim, forget
 
 SPECS = [small_spec(number) for number in range(6)]
 SIZES = [len(fake_cubin(spec)) for spec in SPECS]
@@ -108,9 +108,9 @@ def test_one_that_somebody_is_busy_with_stays(full):
     with busy:
         full.evict(SIZES[5])
         assert kept(full) == [SPECS[0], SPECS[5]]
-        assert not full.remove(full.key(SPECS[0]))
-    assert full.remove(full.key(SPECS[0]))
-    assert not full.remove(full.key(SPECS[0]))
+        assert not forget(full.folder, full.key(SPECS[0]))
+    assert forget(full.folder, full.key(SPECS[0]))
+    assert kept(full) == [SPECS[5]]
 
 
 def test_what_is_no_record_takes_no_room_and_does_no_harm(full):

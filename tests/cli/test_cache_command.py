@@ -17,7 +17,7 @@ import pytest
 
 from flashactor.cache import CubinCache
 from flashactor.cache.bundle import BundleFile
-from flashactor.cache.claim import KeyClaim
+from flashactor.cache.claim import KeyClaim, forget
 from flashactor.cache.folder import CubinFolder, write_atomically
 from flashactor.cli.main import main
 
@@ -434,7 +434,7 @@ def test_export_overwrites_only_by_force(flashactor, cache, bundle):
 def test_import_stores_what_is_not_there_yet(flashactor, bundle, tmp_path):
     assert flashactor("cache", "import", bundle).out == "2 kernels imported, 0 already there\n"
     cache = CubinCache(tmp_path / "cache")
-    cache.remove(key_of(cache, FULL))
+    forget(cache.folder, key_of(cache, FULL))
     document = json.loads(flashactor("cache", "import", bundle, "--json").out)
     assert (document["imported"], document["already_there"]) == ([FULL], [CAUSAL])
     assert all(record.created for record in cache.records())
