@@ -113,14 +113,15 @@ def process_start(cache_dir: Path, samples: int) -> float:
     return medians([first_kernel(cache_dir, SmArch.SM80, "disk") for _ in range(samples)]).total
 
 
-def warming(jobs: int, *options: str) -> Cost:
-    """What ``flashactor warm`` takes for an empty cache."""
+def warming(jobs: int) -> tuple[Cost, float]:
+    """What ``flashactor warm`` takes for an empty cache, and the seconds that its threads spent in NVRTC."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "flashactor", "warm", "--json", "--jobs", str(jobs), *options]
+        command = [sys.executable, "-m", "flashactor", "warm", "--json", "--jobs", str(jobs)]
         taken, printed = cost(command, Path(folder))
+        in_nvrtc = sum(record.compile_seconds for record in CubinCache(Path(folder)).records())
     if json.loads(printed)["compiled"] != len(all_specs()):
         raise RuntimeError("not every kernel was compiled")
-    return taken
+    return taken, in_nvrtc
 
 
 def crowd() -> dict[str, float]:
@@ -232,7 +233,7 @@ def main() -> None:
         start = process_start(cache_dir, options.samples)
     crowds = [crowd() for _ in range(3)]
     worst = max(crowds, key=lambda taken: taken["last_answer_seconds"])
-    one, two = warming(1), warming(2)
+    (one, in_nvrtc), (two, _) = warming(1), warming(2)
     kernels = len(all_specs())
     runs = beside_peers(options.triton, options.fa4)
     rows = [
@@ -251,6 +252,11 @@ def main() -> None:
             CPU_GOAL,
         ),
         (
+            "of it in NVRTC, with 1 job: what this machine takes for the compiler alone today",
+            f"{in_nvrtc / kernels:.2f} s",
+            "",
+        ),
+        (
             f"{CROWD} processes ask for one kernel at once: the last answer, worst of {len(crowds)}",
             f"{worst['last_answer_seconds']:.2f} s; {worst['compiles']} compile of "
             f"{worst['compile_seconds']:.2f} s",
@@ -261,7 +267,12 @@ def main() -> None:
         "memory_hit_seconds": in_memory,
         "disk_hit_seconds": {"first": opening, "later": loading},
         "process_start_seconds": start,
-        "warming": {"kernels": kernels, "jobs_1": one._asdict(), "jobs_2": two._asdict()},
+        "warming": {
+            "kernels": kernels,
+            "jobs_1": one._asdict(),
+            "jobs_2": two._asdict(),
+            "nvrtc_seconds": in_nvrtc,
+        },
         "crowd": crowds,
         "peers": runs,
     }
