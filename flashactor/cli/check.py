@@ -9,7 +9,7 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.output import print_json, print_table
+from flashactor.cli.output import counted, print_json, print_table
 from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import (
     add_feature_option,
@@ -107,7 +107,8 @@ def _print_tables(reports: list[KernelReport], seconds: float) -> None:
     print_table(COLUMNS, [_row(report) for report in reports])
     failed = [report for report in reports if report.failures]
     checks = sum(len(report.static) + len(report.emulated) for report in reports)
-    print(f"{len(reports)} kernels, {checks} checks in {seconds:.1f} s: {len(failed)} kernels failed")
+    counts = f"{counted(len(reports))}, {counted(checks, 'check')} in {seconds:.1f} s"
+    print(f"{counts}: {counted(len(failed))} failed")
     sys.stdout.flush()
     for report in failed:
         for finding in report.failures:

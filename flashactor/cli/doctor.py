@@ -13,7 +13,7 @@ from typing import Any
 
 import flashactor
 from flashactor.check.tools import INSTALL, PACKAGES, find_tool
-from flashactor.cli.output import print_json, print_table
+from flashactor.cli.output import amount, counted, print_json, print_table
 from flashactor.errors import FlashAttnError
 from flashactor.settings import Settings
 
@@ -103,8 +103,8 @@ def _cache_folder(settings: Settings) -> str:
         pass
     records = cache.records()
     size = sum(record.size for record in records)
-    bundles = "".join(f"; {bundle.path}: {len(bundle.list_keys())} kernels" for bundle in cache.bundles)
-    return f"{cache.path}: {len(records)} kernels, {size / 2**20:.1f} MiB{bundles}"
+    bundles = "".join(f"; {bundle.path}: {counted(len(bundle.list_keys()))}" for bundle in cache.bundles)
+    return f"{cache.path}: {counted(len(records))}, {amount(size)}{bundles}"
 
 
 def _reference() -> str:
@@ -125,7 +125,7 @@ def _device() -> str:
 
     count = device_count()
     # device_arch raises DeviceUnavailableError, with the reason, where there is none.
-    return f"{max(count, 1)} device(s), the first is {device_arch().target}"
+    return f"{counted(max(count, 1), 'device')}, the first is {device_arch().target}"
 
 
 def _cubin_tools() -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from flashactor.cli import options as common
-from flashactor.cli.output import kibibytes, print_json, print_pairs, print_table
+from flashactor.cli.output import amount, print_json, print_pairs, print_table
 from flashactor.kernels.select import Candidate, Explanation, explain
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import (
@@ -168,13 +168,13 @@ def _print(explanation: Explanation, kernel: dict[str, Any]) -> None:
         rows += [
             ("kernel", f"{kernel['label']} ({kernel['entry']} in kernels_cu/{kernel['source']})"),
             ("tile", f"{kernel['tile_m']} queries x {kernel['tile_n']} keys, {kernel['threads']} threads"),
-            ("shared memory", kibibytes(kernel["shared_bytes"])),
+            ("shared memory", amount(kernel["shared_bytes"])),
         ]
         rows.append(
             (
                 "registers",
                 f"{kernel['registers']} a thread, {kernel['spill_bytes']} bytes spilled; cubin "
-                f"{kibibytes(kernel['cubin_bytes'])}, compiled in {kernel['compile_seconds']:.2f} s",
+                f"{amount(kernel['cubin_bytes'])}, compiled in {kernel['compile_seconds']:.2f} s",
             )
             if kernel["compiled"]
             else ("registers", "not compiled yet; add --compile")

@@ -47,6 +47,13 @@ def print_error(message: object) -> None:
     print("flashactor: error: " + " ".join(str(message).split()), file=sys.stderr)
 
 
-def kibibytes(count: int) -> str:
-    """A size as people read it."""
-    return f"{count / 1024:.1f} KiB"
+def counted(count: int, noun: str = "kernel", plural: str = "") -> str:
+    """``1 kernel``, ``2 kernels``; ``plural`` where an s is not enough."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def amount(count: int) -> str:
+    """Bytes as people read them."""
+    if count < 1024:
+        return counted(count, "byte")
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"

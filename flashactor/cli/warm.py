@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -10,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from flashactor.actor.nvrtc_actor import NvrtcActor
-from flashactor.cli.output import print_error, print_json
+from flashactor.cli.output import counted, print_error, print_json
 from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import add_jobs_option, check_jobs
 from flashactor.cli.warm_sources import WarmList, add_source_options, warm_list
@@ -21,6 +22,8 @@ from flashactor.kernels.spec import KernelSpec
 if TYPE_CHECKING:
     from flashactor.cache import CubinCache
     from flashactor.cache.record import CachedKernel
+
+_log = logging.getLogger("flashactor.cache")
 
 SECONDS_PER_KERNEL = 0.35
 """What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -> None:
-    keys = {key for layer in cache.layers for key in layer.list_keys()}
+    keys = _keys(cache)
     labels = [spec.label for spec in wanted.specs]
     cached = sum(cache.key(spec) in keys for spec in wanted.specs)
     estimate = (len(labels) - cached) * SECONDS_PER_KERNEL / options.jobs
@@ -78,27 +81,43 @@ def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -
             {
                 "kernels": labels,
                 "cached": cached,
-                "refused": [{"request": request, "reasons": why} for request, why in wanted.refused],
+                "refused": _refused(wanted),
                 "estimated_seconds": round(estimate, 1),
             }
         )
         return
     for label in labels:
         print(label)
-    print(f"{len(labels)} kernels, about {estimate:.0f} s with {options.jobs} jobs; {cached} are cached")
+    jobs = counted(options.jobs, "job")
+    print(f"{counted(len(labels))}, about {estimate:.0f} s with {jobs}; {cached} are cached")
+
+
+def _keys(cache: CubinCache) -> set[str]:
+    """What the layers have; one that cannot be read costs a warning, as when its kernels are looked up."""
+    keys: set[str] = set()
+    for layer in cache.layers:
+        try:
+            keys.update(layer.list_keys())
+        except OSError as error:
+            _log.warning("cannot read %s: %s", layer.path, error)
+    return keys
+
+
+def _refused(wanted: WarmList) -> list[dict[str, str]]:
+    return [{"request": request, "reasons": why} for request, why in wanted.refused]
 
 
 FAILURES = (CompileError, CacheMissError)
 """What a kernel may end in without ending the others."""
 
-Outcome = tuple[KernelSpec, "CachedKernel | CompileError | CacheMissError"]
+Warmed = tuple[KernelSpec, "CachedKernel | CompileError | CacheMissError"]
 
 
 def _compile_all(
     specs: list[KernelSpec], cache: CubinCache, jobs: int, advance: Callable[[str], None]
-) -> list[Outcome]:
+) -> list[Warmed]:
     """Each kernel or its error. Ctrl-C drops what has not begun; what is done stays in the cache."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Warmed] = []
     arrived: SimpleQueue[PendingKernel] = SimpleQueue()
     with NvrtcActor(cache, jobs) as nvrtc:
         asked: dict[PendingKernel, KernelSpec] = {nvrtc.ask(spec): spec for spec in specs}
@@ -116,7 +135,7 @@ def _compile_all(
 
 
 def _summarise(
-    outcomes: list[Outcome], lost: list[str], wanted: WarmList, seconds: float, as_json: bool
+    outcomes: list[Warmed], lost: list[str], wanted: WarmList, seconds: float, as_json: bool
 ) -> int:
     failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, FAILURES)]
     sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, FAILURES)]
@@ -132,20 +151,20 @@ def _summarise(
                     for label, error in failed
                 ],
                 "not_stored": lost,
-                "refused": [{"request": request, "reasons": why} for request, why in wanted.refused],
+                "refused": _refused(wanted),
                 "seconds": round(seconds, 3),
             }
         )
     else:
         print(
-            f"{len(outcomes)} kernels in {seconds:.1f} s: {compiled} compiled, "
+            f"{counted(len(outcomes))} in {seconds:.1f} s: {compiled} compiled, "
             f"{len(sources) - compiled} were cached, {len(failed)} failed"
         )
         for label, error in failed:
             print_error(f"{label}: {error}")
         if lost:
             print_error(
-                f"{len(lost)} kernels could not be stored in the cache folder; free some space, raise "
+                f"{counted(len(lost))} could not be stored in the cache folder; free some space, raise "
                 "FLASHACTOR_CACHE_MAX_BYTES, or set FLASHACTOR_CACHE_DIR to another folder"
             )
     return 1 if failed or lost else 0

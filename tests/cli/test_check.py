@@ -67,7 +67,7 @@ def test_static_checks_of_one_kernel(flashactor):
     assert checks[0] == checks[1] != "0"
     assert emulated == ["-", "-", "-"]
     assert float(seconds) > 0
-    assert lines[-1].startswith(f"1 kernels, {checks[0]} checks in ")
+    assert lines[-1].startswith(f"1 kernel, {checks[0]} checks in ")
     assert "\x1b" not in run.out
 
 
@@ -88,7 +88,7 @@ def test_a_failed_check_is_exit_code_1_and_a_line(flashactor, tmp_path):
     path.write_text(json.dumps({**record, "spill_bytes": 12, "log": "a warning\nin two lines"}))
     run = flashactor("check", "--static-only", *ONE)
     assert run.code == 1
-    assert "1 kernels failed" in run.out
+    assert "1 kernel failed" in run.out
     assert run.err == (
         f"flashactor: error: {LABEL}: spills: 12 bytes of spill stores and loads\n"
         f"flashactor: error: {LABEL}: compiler's log: a warning\nin two lines\n"

@@ -319,9 +319,20 @@ def test_kernels_that_do_not_fit_are_a_failure(flashactor, monkeypatch):
     monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", "40000")  # one of the two
     run = flashactor("warm", *SMALL)
     assert run.code == 1
-    assert "1 kernels could not be stored" in run.err
+    assert "1 kernel could not be stored" in run.err
     assert "FLASHACTOR_CACHE_MAX_BYTES" in run.err
     assert len(json.loads(flashactor("cache", "list", "--json").out)) == 1
+
+
+def test_a_bundle_that_cannot_be_read_costs_a_warning_in_a_dry_run_too(
+    flashactor, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setenv("FLASHACTOR_CACHE_BUNDLES", str(tmp_path / "gone.zip"))
+    for options, cached in ((("--dry-run",), 0), ((), 0), (("--dry-run",), 1)):
+        caplog.clear()
+        run = flashactor("warm", "--kernel", CAUSAL, "--json", *options)
+        assert (run.code, json.loads(run.out)["cached"]) == (0, cached)
+        assert "gone.zip" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What several subcommands do alike: parsers, kernels as documents, sizes and times as people read them."""
+"""What several subcommands do alike: parsers, kernels as documents, times as people read them."""
 
 from __future__ import annotations
 
@@ -31,28 +31,18 @@ def document_of(held: Holding) -> dict[str, Any]:
         "registers": held.record.registers,
         "compile_seconds": held.record.compile_seconds,
         "created": held.record.created,
-        "last_used": None if held.last_used is None else timestamp(held.last_used),
+        "last_used": last_used(held),
         "layer": str(held.layer.path),
     }
 
 
-def timestamp(seconds: float) -> str:
-    """Seconds since 1970 as records write a time."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def last_used(held: Holding) -> str | None:
+    """When a kernel was last used, as records write a time; None in a bundle."""
+    if held.last_used is None:
+        return None
+    return datetime.fromtimestamp(held.last_used, UTC).isoformat(timespec="seconds")
 
 
 def short_time(text: str | None) -> str:
     """A record's time to the minute, in UTC; a dash where there is none."""
     return text[:16].replace("T", " ") if text else "-"
-
-
-def counted(count: int, noun: str = "kernel") -> str:
-    """``1 kernel``, ``2 kernels``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def amount(count: int) -> str:
-    """Bytes as people read them."""
-    if count < 1024:
-        return f"{count} bytes"
-    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, amount, counted
+from flashactor.cli.cache.common import add_subparser
 from flashactor.cli.options import reject
-from flashactor.cli.output import print_error, print_json
+from flashactor.cli.output import amount, counted, print_error, print_json
 from flashactor.cli.selection import (
     add_feature_option,
     add_kernel_option,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flashactor.cli.cache.common import add_subparser, amount, counted, document_of, short_time
-from flashactor.cli.output import print_error, print_json, print_table
+from flashactor.cli.cache.common import add_subparser, document_of, last_used, short_time
+from flashactor.cli.output import amount, counted, print_error, print_json, print_table
 
-COLUMNS = ("kernel", "KiB", "registers", "s", "created", "last used", "layer")
+COLUMNS = ("kernel", "size", "registers", "s", "created", "last used", "layer")
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -48,11 +48,11 @@ def _list(options: argparse.Namespace) -> int:
             [
                 (
                     held.record.label,
-                    f"{held.record.size / 1024:.1f}",
+                    amount(held.record.size),
                     str(held.record.registers),
                     f"{held.record.compile_seconds:.2f}" if held.record.compile_seconds else "-",
                     short_time(held.record.created),
-                    short_time(document_of(held)["last_used"]),
+                    short_time(last_used(held)),
                     "folder" if held.layer is cache.folder else held.layer.path.name,
                 )
                 for held in found

@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, amount, counted
-from flashactor.cli.output import print_error, print_json
+from flashactor.cli.cache.common import add_subparser
+from flashactor.cli.output import amount, counted, print_error, print_json
 from flashactor.settings import parse_size
 
 if TYPE_CHECKING:

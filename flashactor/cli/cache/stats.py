@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, amount, short_time
-from flashactor.cli.output import print_json, print_pairs
+from flashactor.cli.cache.common import add_subparser, short_time
+from flashactor.cli.output import amount, print_json, print_pairs
 
 if TYPE_CHECKING:
     from flashactor.cache.cubin_cache import CubinCache, Layer

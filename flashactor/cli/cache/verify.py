@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flashactor.cli.cache.common import add_subparser
-from flashactor.cli.output import print_error, print_json
+from flashactor.cli.output import counted, print_error, print_json
 
 if TYPE_CHECKING:
     from flashactor.cache.verification import Damage
@@ -42,7 +42,7 @@ def _verify(options: argparse.Namespace) -> int:
         print_json({"entries": result.entries, "damaged": damaged})
     else:
         counts = f"{len(result.damages)} damaged"
-        entries = f"{result.entries} " + ("entry" if result.entries == 1 else "entries")
+        entries = counted(result.entries, "entry", "entries")
         print(f"{entries}, {counts}" + (f", {aside} of them set aside" if aside else ""))
         sys.stdout.flush()
         for damage in result.damages:
