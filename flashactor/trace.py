@@ -89,8 +89,7 @@ class KeyTrace:
 def read_trace(path: Path) -> list[AttentionRequest]:
     """The bare requests of a trace, each once; a last line that its writer could not finish is left out.
 
-    A request has no ``arch`` where the application had no device. Learned sink logits are arrays, which a
-    bare request cannot have: such lines are left out with a warning.
+    A request has no ``arch`` where the application had no device.
 
     Raises:
         RequestError: a line is no key, with its number.
@@ -105,11 +104,7 @@ def read_trace(path: Path) -> list[AttentionRequest]:
         if not line.strip() or line in requests:
             continue
         try:
-            fields = json.loads(line)
-            if fields["sink_logits"]:
-                log.warning("%s:%d: learned sink logits are left out", path, number)
-                continue
-            requests[line] = _request(fields)
+            requests[line] = _request(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FlashAttnError) as error:
             raise RequestError(
                 field="trace",
@@ -167,6 +162,7 @@ def _request(fields: dict[str, Any]) -> AttentionRequest:
         "mask": MaskKind(is_causal=fields["causal"], sliding_window=fields["sliding_window"]),
         "bias": PositionBias.ALIBI if fields["alibi"] else PositionBias.NONE,
         "sink_tokens": fields["sink_tokens"],
+        "sink_logits": bool(fields["sink_logits"]),
         "softcap": _SOME_SOFTCAP if fields["softcap"] else 0.0,
         "dropout_p": _SOME_DROPOUT if fields["dropout"] else 0.0,
         "implementation": fields["implementation"],

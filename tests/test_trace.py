@@ -1,7 +1,6 @@
 """The trace of keys: each new key once, whoever sees it, and back again as requests."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -23,12 +22,12 @@ from flashactor import (
     SmArch,
     VarlenFwdRequest,
 )
-from flashactor.errors import MockModeError, RequestError
+from flashactor.errors import MockModeError, NoKernelError, RequestError
 from flashactor.executors.base import Work
 from flashactor.executors.mock import MockExecutor
 from flashactor.kernels.select import choose_kernel
 from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenBwdRequest
-from flashactor.requests.bare import bare_request
+from flashactor.requests.bare import REQUEST_TYPES, bare_request
 from flashactor.trace import KeyTrace, read_trace
 
 CAUSAL = Fa2FwdRequest(SmArch.SM90A, DType.BF16, 128, 4, MaskKind.causal())
@@ -107,14 +106,19 @@ def test_a_request_without_an_architecture_gets_the_devices_or_none(path):
     assert choose_kernel(read_trace(path)[0], SmArch.SM89).arch is SmArch.SM89
 
 
-def test_learned_sinks_are_recorded_and_left_out_when_read(path, caplog):
-    q = np.ones((1, 4, 2, 64), np.float16)
-    request = Fa2FwdRequest.from_arrays(q, q, q, sink_logits=np.zeros(2, np.float32))
+@pytest.mark.parametrize("name", REQUEST_TYPES)
+def test_learned_sinks_come_back_and_are_the_reason_of_the_refusal(path, name):
+    dtype = DType.F8E5M2 if name == "Fa3FwdFp8Request" else DType.BF16
+    fields = {"arch": SmArch.SM90A, "dtype": dtype, "head_dim": 64, "gqa_ratio": 4}
+    request = bare_request(REQUEST_TYPES[name], sink_logits=True, **fields)
     KeyTrace(path).record(work_of(request))
     assert json.loads(path.read_text())["sink_logits"] is True
-    with caplog.at_level(logging.WARNING):
-        assert read_trace(path) == []
-    assert "learned sink logits" in caplog.text
+    (traced,) = read_trace(path)
+    assert traced == request
+    with pytest.raises(NoKernelError, match="has no learned sink logits"):
+        choose_kernel(traced, SmArch.SM90A)
+    KeyTrace(path.with_suffix(".again")).record(work_of(traced))
+    assert path.with_suffix(".again").read_text() == path.read_text()
 
 
 def test_threads_write_a_key_once(path):

@@ -51,15 +51,13 @@ def model_requests(path: Path, dtypes: Sequence[DType] = ()) -> list[AttentionRe
     config = _read(path / "config.json" if path.is_dir() else path)
     _refuse_latent_attention(config)
     heads = _count(config, "num_attention_heads")
-    head_dim = _head_dim(config, heads)
     fields: dict[str, Any] = {
-        "head_dim": head_dim,
+        "head_dim": _head_dim(config, heads),
         "gqa_ratio": _gqa_ratio(config, heads),
         "softcap": _softcap(config),
         "bias": PositionBias.ALIBI if config.get("alibi") is True else PositionBias.NONE,
+        "sink_logits": config.get("model_type") == "gpt_oss",
     }
-    if config.get("model_type") == "gpt_oss":
-        fields["operands"] = _operands_with_sinks(head_dim)
     return [
         bare_request(request_type, arch=None, dtype=dtype, mask=mask, **fields)
         for dtype in (dtypes or [_dtype(config)])
@@ -162,16 +160,6 @@ def _softcap(config: Config) -> float:
     if isinstance(softcap, bool) or not isinstance(softcap, int | float) or not 0 < softcap < LARGEST_COUNT:
         raise _wrong("attn_logit_softcapping", repr(softcap)[:80], "a positive number or null")
     return float(softcap)
-
-
-def _operands_with_sinks(head_dim: int) -> Any:
-    """The least operands with learned sink logits: only operands say that a request has them."""
-    import numpy as np
-
-    if head_dim % 8 or head_dim > 256:
-        return None  # refused with the reason when the request is made
-    one = np.zeros((1, 1, 1, head_dim), np.float16)
-    return Fa2FwdRequest.from_arrays(one, one, one, sink_logits=np.zeros(1, np.float32)).operands
 
 
 def _count(config: Config, name: str) -> int:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flashactor.kernels.select import IMPLEMENTATIONS
 from flashactor.kernels.sm80 import TILES, forward_spec
 from flashactor.requests import (
@@ -29,6 +27,7 @@ from flashactor.requests import (
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
+from flashactor.requests.bare import bare_request
 from flashactor.types import DType, MaskKind, PositionBias, SmArch
 
 SEQLENS = CumulativeSeqlens(1, 1, 1, 1, 1)
@@ -42,12 +41,6 @@ def _dense(**fields: Any) -> AttentionRequest:
     return Fa2FwdRequest(**_cell(**fields))
 
 
-def _learned_sinks() -> AttentionRequest:
-    one = np.ones((1, 1, 1, 8), np.float16)
-    logits = np.zeros(1, np.float32)
-    return Fa2FwdRequest.from_arrays(one, one, one, sink_logits=logits, arch=SmArch.SM90A)
-
-
 FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("forward, bf16", lambda: _dense()),
     ("forward, f16", lambda: _dense(dtype=DType.F16)),
@@ -57,7 +50,7 @@ FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("sliding window, causal", lambda: _dense(mask=MaskKind.sliding_causal(8))),
     ("sliding window, both sides", lambda: _dense(mask=MaskKind.sliding_full(8))),
     ("sink tokens", lambda: _dense(mask=MaskKind.causal(), sink_tokens=4)),
-    ("learned sink logits", _learned_sinks),
+    ("learned sink logits", lambda: bare_request(Fa2FwdRequest, sink_logits=True, **_cell())),
     ("ALiBi", lambda: _dense(bias=PositionBias.ALIBI)),
     ("softcap", lambda: _dense(softcap=30.0)),
     ("dropout", lambda: _dense(dropout_p=0.1)),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import replace
 from typing import Any
 
+from flashactor.arrays import HOST, ArrayView
 from flashactor.requests.base import AttentionRequest
 from flashactor.requests.fa2 import Fa2BwdRequest, Fa2FwdRequest
 from flashactor.requests.fa3 import Fa3FwdFp8Request, Fa3FwdRequest
+from flashactor.requests.operands import Operands
 from flashactor.requests.paged import PagedAttentionRequest, PagedKvCache
 from flashactor.requests.prefill import ChunkedPrefillRequest, ChunkLayout
 from flashactor.requests.varlen import CumulativeSeqlens, VarlenBwdRequest, VarlenFwdRequest
@@ -27,13 +31,19 @@ REQUEST_TYPES: dict[str, type[AttentionRequest]] = {
 """Every request type by its name."""
 
 _SEQLENS = CumulativeSeqlens(1, 1, 1, 1, 1)
+_BLOCK_SIZE = 16
+_ZERO = ctypes.c_float()  # as wide as any element that these operands have
 
 
-def bare_request(request_type: type[AttentionRequest], **fields: Any) -> AttentionRequest:
+def bare_request(
+    request_type: type[AttentionRequest], *, sink_logits: bool = False, **fields: Any
+) -> AttentionRequest:
     """A bare cell; the sizes that a type requires are the least ones, for no kernel is chosen by them.
 
     Args:
         request_type: one of ``REQUEST_TYPES``.
+        sink_logits: with learned sink logits. Only operands say that a request has them, so it gets the least
+            ones, of zeros; no offsets, pages or gradients come with them.
         fields: those that all requests share: arch, dtype, head_dim, mask, ...
 
     Raises:
@@ -43,7 +53,33 @@ def bare_request(request_type: type[AttentionRequest], **fields: Any) -> Attenti
     if issubclass(request_type, VarlenFwdRequest | VarlenBwdRequest):
         sizes = {"seqlens": _SEQLENS}
     elif issubclass(request_type, PagedAttentionRequest):
-        sizes = {"cache": PagedKvCache(1, 16, 1, fields["head_dim"], 1), "num_seqs": 1}
+        sizes = {"cache": PagedKvCache(1, _BLOCK_SIZE, 1, fields["head_dim"], 1), "num_seqs": 1}
     elif issubclass(request_type, ChunkedPrefillRequest):
         sizes = {"seqlens": _SEQLENS, "chunk": ChunkLayout(1, 0)}
-    return request_type(**sizes, **fields)
+    request = request_type(**sizes, **fields)
+    return replace(request, operands=_with_sinks(request)) if sink_logits else request
+
+
+def _with_sinks(request: AttentionRequest) -> Operands:
+    heads_q, head_dim = request.gqa_ratio, request.head_dim
+    q: tuple[int, ...]
+    kv: tuple[int, ...]
+    if isinstance(request, VarlenFwdRequest | VarlenBwdRequest):
+        q, kv = (1, heads_q, head_dim), (1, 1, head_dim)
+    else:
+        keys = _BLOCK_SIZE if isinstance(request, PagedAttentionRequest) else 1
+        q, kv = (1, 1, heads_q, head_dim), (1, keys, 1, head_dim)
+    dtype = request.dtype
+    kv_dtype = request.fp8_dtypes[1] if isinstance(request, Fa3FwdFp8Request) else dtype
+    return Operands(
+        q=_zeros(q, dtype.numpy_name),
+        k=_zeros(kv, kv_dtype.numpy_name),
+        v=_zeros(kv, kv_dtype.numpy_name),
+        sink_logits=_zeros((heads_q,), "float32"),
+    )
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> ArrayView:
+    """An array of zeros in host memory, which is one zero again and again."""
+    strides = (0,) * len(shape)
+    return ArrayView(shape, strides, dtype, HOST, ctypes.addressof(_ZERO), "numpy", _ZERO, writable=False)

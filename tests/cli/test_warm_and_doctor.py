@@ -260,6 +260,7 @@ def test_warm_a_trace(flashactor, tmp_path):
         trace_line(arch=None, causal=False),
         trace_line(arch="sm_90a", dtype="f16"),
         trace_line(softcap=True),
+        trace_line(sink_logits=True),
         trace_line(request="Fa3FwdFp8Request", arch=None, dtype="e4m3", kv_dtype="e4m3"),
     ]
     (tmp_path / "keys.jsonl").write_text("".join(lines))
@@ -267,6 +268,7 @@ def test_warm_a_trace(flashactor, tmp_path):
     document = json.loads(run.out)
     assert len(document["kernels"]) == 2 + len(SmArch)
     assert any("has no softcap" in refused["reasons"] for refused in document["refused"])
+    assert any("has no learned sink logits" in refused["reasons"] for refused in document["refused"])
     assert any("sm_89 or newer" in refused["reasons"] for refused in document["refused"])
     run = flashactor(
         "warm", "--trace", "keys.jsonl", "--arch", "sm_90a", "--dtype", "f16", "--dry-run", "--json"
