@@ -44,6 +44,7 @@ type: $(VENV)/installed-dev  ## mypy --strict
 bench: $(VENV)/installed-dev  ## every benchmark that needs no GPU; results go to benchmarks/results/
 	@$(BIN)/python -m benchmarks.dispatch
 	@$(BIN)/python -m benchmarks.cold_start
+	@$(BIN)/python -m benchmarks.cubin_cache
 	@$(BIN)/python -m benchmarks.install_size
 	@$(BIN)/python -m benchmarks.emulator
 

@@ -3,8 +3,8 @@
     python -m benchmarks.cubin_cache [--triton PYTHON] [--fa4 PYTHON]
     # writes benchmarks/results/cubin_cache.{json,md}
 
-PYTHON is the interpreter of an environment that has what ``benchmarks/peer_caches/*.py`` say they need. Every
-command is measured whole, from the start of its process, processor time of its children included.
+PYTHON is the interpreter of an environment that has what a module of ``benchmarks/peer_caches/`` says it
+needs. Every command is measured whole, from the start of its process, processor time of its children included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from flashactor.kernels.sm80 import all_specs, forward_spec
 from flashactor.types import DType, SmArch
 
 LARGE_CUBIN_BYTES = 100 * 1000
-PEERS = Path(__file__).resolve().parent / "peer_caches"
+ROOT = Path(__file__).resolve().parents[1]
 PEER_KERNELS = 32
 CROWD = 64
 
@@ -68,7 +68,7 @@ def cost(command: Sequence[str], cache_dir: Path) -> tuple[Cost, str]:
     """Run a command with a cache folder; what it took, and what it printed."""
     environment = {**os.environ, "FLASHACTOR_CACHE_DIR": str(cache_dir)}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     wall, after = perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -128,19 +128,25 @@ def crowd() -> dict[str, float]:
     """Many processes ask for one kernel that nobody has: seconds to the last answer, and of the compile."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", MEMBER, folder]
-        members = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(CROWD)
-        ]
-        for member in members:
-            if member.stdout is None or member.stdout.readline() != "ready\n":
-                raise RuntimeError("a process did not start")
-        start = perf_counter()
-        for member in members:
-            if member.stdin is not None:
-                member.stdin.write("\n")
-                member.stdin.flush()
-        answers = [member.communicate()[0].split() for member in members]
+        members: list[subprocess.Popen[str]] = []
+        try:
+            for _ in range(CROWD):
+                members.append(
+                    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                )
+            for member in members:
+                if member.stdout is None or member.stdout.readline() != "ready\n":
+                    raise RuntimeError("a process did not start")
+            start = perf_counter()
+            for member in members:
+                if member.stdin is not None:
+                    member.stdin.write("\n")
+                    member.stdin.flush()
+            answers = [member.communicate()[0].split() for member in members]
+        finally:
+            for member in members:
+                member.kill()  # nothing happens to those that have ended
+                member.wait()
     if len({digest for *_, digest in answers}) != 1:
         raise RuntimeError("processes got different cubins")
     return {
@@ -151,7 +157,7 @@ def crowd() -> dict[str, float]:
 
 
 def ours(jobs: int, cache_dir: Path) -> dict[str, Any]:
-    """The same figures as the scripts of the peers print, of ``flashactor warm``."""
+    """The same figures as of the peers, of ``flashactor warm``."""
     state = "warm" if any(cache_dir.iterdir()) else "cold"
     command = [sys.executable, "-m", "flashactor", "warm", "--arch", "sm_80", "--jobs", str(jobs), "--json"]
     taken, printed = cost(command, cache_dir)
@@ -171,10 +177,10 @@ def ours(jobs: int, cache_dir: Path) -> dict[str, Any]:
     }
 
 
-def theirs(python: Path, script: str, jobs: int, cache_dir: Path) -> dict[str, Any]:
-    """What a peer's script prints, with the processor time of the whole command."""
-    command = [str(python), str(PEERS / script), "--kernels", str(PEER_KERNELS), "--jobs", str(jobs)]
-    taken, printed = cost([*command, "--cache", str(cache_dir)], cache_dir)
+def theirs(python: Path, module: str, jobs: int, cache_dir: Path) -> dict[str, Any]:
+    """What a peer's module prints, with what the whole command took."""
+    command = [str(python), "-m", f"benchmarks.peer_caches.{module}", "--cache", str(cache_dir)]
+    taken, printed = cost([*command, "--kernels", str(PEER_KERNELS), "--jobs", str(jobs)], cache_dir)
     figures: dict[str, Any] = json.loads(printed)
     return {**figures, "wall_seconds": taken.wall, "cpu_seconds": taken.cpu}
 
@@ -182,7 +188,7 @@ def theirs(python: Path, script: str, jobs: int, cache_dir: Path) -> dict[str, A
 def beside_peers(triton: Path | None, fa4: Path | None) -> list[dict[str, Any]]:
     """Cold with one and two jobs, then from the filled cache, for each of us in turn."""
     runs: list[dict[str, Any]] = []
-    for name, python in (("", Path()), ("triton_cache.py", triton), ("fa4_cache.py", fa4)):
+    for name, python in (("", Path()), ("triton_cache", triton), ("fa4_cache", fa4)):
         if python is None:
             continue
         for jobs in (1, 2):

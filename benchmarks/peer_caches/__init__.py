@@ -1,1 +1,1 @@
-"""How long other packages take to fill and to re-use their kernel caches; each script runs by itself."""
+"""How other packages fill and re-use their kernel caches; a module needs its own peer and no other package."""

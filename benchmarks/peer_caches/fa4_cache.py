@@ -1,31 +1,26 @@
 """How long FlashAttention-4 takes to fill its kernel cache with forward kernels, and to use it again.
 
-    pip install --pre flash-attn-4 torch triton numpy       # in an environment of its own; needs no GPU
-    python fa4_cache.py --kernels 32 --jobs 2 --cache DIR   # an empty DIR: cold; the same once more: warm
+    pip install --pre flash-attn-4 torch triton numpy  # in an environment of its own; needs no GPU
+    python -m benchmarks.peer_caches.fa4_cache --kernels 32 --jobs 2 --cache DIR  # cold; again: warm
 
 A torch for processors does; one for GPUs brings triton itself, and takes longer to import. The cache is the
 package's own, which it keeps on the disk only when asked to. The kernels are compiled in the way that the
 package documents for machines without a GPU: from torch's fake tensors.
 
-Prints one JSON document. Every figure starts where the process starts, so the imports are in it, and those of
-every worker with --jobs. For one job, (wall_seconds - first_kernel_seconds) / (kernels - 1) is a kernel by
-itself. CPU seconds are user and system time, of the workers too. A kernel is there when the package holds its
-function; the cubin in it goes to a GPU with the first call, which is not measured.
+Prints one JSON document. first_kernel_seconds start where the process starts, so the imports are in them. A
+kernel is there when the package holds its function; the cubin in it goes to a GPU with the first call, which
+is not measured. What all of it takes is for the caller to measure: benchmarks.cubin_cache does.
 """
 
-import argparse
 import importlib
-import json
-import multiprocessing
 import os
-import resource
-import time
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import version
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.peer_caches.measuring import get_all, now, run_peer
 
 HEAD_DIMS = (128, 64, 32, 16, 256, 96, 192, 48, 80)
 DTYPES = ("bfloat16", "float16")
@@ -79,7 +74,7 @@ def get(kernel: Kernel) -> float:
         shape = (BATCH, ROWS, HEADS, kernel.head_dim)
         q, k, v = (torch.empty(shape, dtype=getattr(torch, kernel.dtype), device="cuda") for _ in range(3))
         attention._flash_attn_fwd(q, k, v, causal=kernel.causal, return_lse=True, _arch=kernel.capability)
-    return _now()
+    return now()
 
 
 def kernel_files(cache: Path) -> dict[Path, int]:
@@ -87,62 +82,17 @@ def kernel_files(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.rglob("*.o")}
 
 
-def measure(kernels: list[Kernel], jobs: int, cache: Path) -> dict[str, Any]:
-    """Get all kernels, each from the next process that is free, and take the figures."""
-    started = _process_start()
+def fill(kernels: list[Kernel], jobs: int, cache: Path) -> tuple[bool, float]:
+    """Get all kernels: whether the cache had them, and when the first was there."""
     os.environ.update(SETTINGS, FLASH_ATTENTION_CUTE_DSL_CACHE_DIR=str(cache))
     before = kernel_files(cache)
-    if jobs == 1:
-        there = [get(kernel) for kernel in kernels]
-    else:
-        pool = multiprocessing.get_context("spawn").Pool(jobs)
-        there = list(pool.imap_unordered(get, kernels))
-        pool.close()
-        pool.join()
-    wall = _now() - started
+    there = get_all(get, kernels, jobs)
     after = kernel_files(cache)
     # A kernel that the cache cannot give or take is compiled without a word.
     if (before and after != before) or len(after) < len(kernels):
         raise SystemExit(f"{len(before)} kernels in {cache} became {len(after)}: give an empty folder")
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
-        "peer": "flash-attn-4",
-        "version": version("flash-attn-4"),
-        "kernels": len(kernels),
-        "jobs": jobs,
-        "state": "warm" if before else "cold",
-        "wall_seconds": round(wall, 3),
-        "cpu_seconds": round(sum(used.ru_utime + used.ru_stime for used in usage), 3),
-        "first_kernel_seconds": round(min(there) - started, 3),
-        "bytes": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()),
-    }
-
-
-def _now() -> float:
-    """Seconds since the system started: a clock that every process shares."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _process_start() -> float:
-    """When this process started, on the clock of ``_now``; to a hundredth of a second."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kernels", type=int, default=32, metavar="N", help="how many kernels to get")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes side by side")
-    parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="the cache's folder")
-    options = parser.parse_args()
-    kernels = list(islice(all_kernels(), max(0, options.kernels)))
-    if not 1 <= options.kernels <= len(kernels) or options.jobs < 1:
-        parser.error(f"there are {len(list(all_kernels()))} kernels, and it takes one job or more")
-    print(json.dumps(measure(kernels, options.jobs, options.cache.resolve()), indent=2))
+    return bool(before), min(there)
 
 
 if __name__ == "__main__":
-    main()
+    run_peer("flash-attn-4", __doc__, all_kernels, fill)

@@ -1,26 +1,21 @@
 """How long Triton takes to fill its kernel cache with forward attention kernels, and to use it again.
 
-    pip install triton                                         # in an environment of its own; needs no GPU
-    python triton_cache.py --kernels 32 --jobs 2 --cache DIR   # an empty DIR: cold; the same once more: warm
+    pip install triton  # in an environment of its own; needs no GPU
+    python -m benchmarks.peer_caches.triton_cache --kernels 32 --jobs 2 --cache DIR  # cold; again: warm
 
-Prints one JSON document. Every figure starts where the process starts, so the imports are in it, and those of
-every worker with --jobs. For one job, (wall_seconds - first_kernel_seconds) / (kernels - 1) is a kernel by
-itself. CPU seconds are user and system time, of the workers and of ptxas too. A kernel is there when Triton
-hands over its cubin; loading it onto a GPU is not measured.
+Prints one JSON document. first_kernel_seconds start where the process starts, so the imports are in them. A
+kernel is there when Triton hands over its cubin; loading it onto a GPU is not measured. What all of it takes
+is for the caller to measure: benchmarks.cubin_cache does.
 """
 
-import argparse
 import importlib
-import json
-import multiprocessing
 import os
-import resource
-import time
 from collections.abc import Iterator
-from importlib.metadata import version
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.peer_caches.measuring import get_all, now, run_peer
 
 tl: Any = None  # triton.language, once a process needs it
 _jitted: Any = None  # attention_forward as Triton's JITFunction, likewise
@@ -168,64 +163,19 @@ def get(kernel: Kernel) -> tuple[float, bool]:
     made = compiler.compile(source, target=target, options={"num_warps": kernel.warps, "num_stages": STAGES})
     if not made.asm["cubin"]:
         raise RuntimeError(f"no cubin for {kernel}")
-    return _now(), found == [True]
+    return now(), found == [True]
 
 
-def measure(kernels: list[Kernel], jobs: int, cache: Path) -> dict[str, Any]:
-    """Get all kernels, each from the next process that is free, and take the figures."""
-    started = _process_start()
+def fill(kernels: list[Kernel], jobs: int, cache: Path) -> tuple[bool, float]:
+    """Get all kernels: whether the cache had them, and when the first was there."""
     os.environ["TRITON_CACHE_DIR"] = str(cache)
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default, which it warns of when unsaid
     warm = cache.is_dir() and any(cache.iterdir())
-    if jobs == 1:
-        taken = [get(kernel) for kernel in kernels]
-    else:
-        pool = multiprocessing.get_context("spawn").Pool(jobs)
-        taken = list(pool.imap_unordered(get, kernels))
-        pool.close()
-        pool.join()
-    wall = _now() - started
+    taken = get_all(get, kernels, jobs)
     if any(found != warm for _, found in taken):
         raise SystemExit(f"{cache} holds some of the kernels and not others: give an empty folder")
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
-        "peer": "triton",
-        "version": version("triton"),
-        "kernels": len(kernels),
-        "jobs": jobs,
-        "state": "warm" if warm else "cold",
-        "wall_seconds": round(wall, 3),
-        "cpu_seconds": round(sum(used.ru_utime + used.ru_stime for used in usage), 3),
-        "first_kernel_seconds": round(min(there for there, _ in taken) - started, 3),
-        "bytes": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()),
-    }
-
-
-def _now() -> float:
-    """Seconds since the system started: a clock that every process shares."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _process_start() -> float:
-    """When this process started, on the clock of ``_now``; to a hundredth of a second."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kernels", type=int, default=32, metavar="N", help="how many kernels to get")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes side by side")
-    parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="the cache's folder")
-    options = parser.parse_args()
-    kernels = list(islice(all_kernels(), max(0, options.kernels)))
-    if not 1 <= options.kernels <= len(kernels) or options.jobs < 1:
-        parser.error(f"there are {len(list(all_kernels()))} kernels, and it takes one job or more")
-    print(json.dumps(measure(kernels, options.jobs, options.cache.resolve()), indent=2))
+    return warm, min(there for there, _ in taken)
 
 
 if __name__ == "__main__":
-    main()
+    run_peer("triton", __doc__, all_kernels, fill)
