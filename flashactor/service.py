@@ -10,12 +10,12 @@ from typing import Self
 
 import pykka
 
-from flashactor.actor.actor import ActorStats, Ask, DispatchActor, Ledger, stopped_error
+from flashactor.actor.actor import ActorStats, Ask, DispatchActor, Ledger, busy_error, stopped_error
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
 from flashactor.actor.reply import AttentionReply, PendingReply
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import AskTimeoutError, RequestError
+from flashactor.errors import RequestError
 from flashactor.executors.base import Executor, Work
 from flashactor.executors.mock import MockExecutor
 from flashactor.executors.select import ExecutorOptions, make_executor
@@ -131,12 +131,7 @@ class FlashAttnActor:
         try:
             self._ref.stop(timeout=timeout)
         except pykka.Timeout:
-            raise AskTimeoutError(
-                field="timeout",
-                got=f"an actor still busy after {timeout} s",
-                expected="the end of what was asked before",
-                remedy="wait longer; the actor stops when it is done",
-            ) from None
+            raise busy_error(timeout) from None
 
     def __enter__(self) -> Self:
         return self

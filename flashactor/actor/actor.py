@@ -18,7 +18,7 @@ import pykka
 
 from flashactor.actor.reply import AttentionReply, DeferredWakes, PendingReply, Timings
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import ActorFailedError, ActorStoppedError, FlashAttnError
+from flashactor.errors import ActorFailedError, ActorStoppedError, AskTimeoutError, FlashAttnError
 from flashactor.executors.base import Executor, Outcome, Work
 from flashactor.requests import AttentionRequest
 
@@ -231,13 +231,25 @@ class DispatchActor(pykka.ThreadingActor):
             ask.fail(stopped_error())
 
 
-def stopped_error() -> ActorStoppedError:
+def stopped_error(
+    remedy: str = "start another with FlashAttnActor.start() and send it again",
+) -> ActorStoppedError:
     """The answer to a message that the actor will not take."""
     return ActorStoppedError(
         field="actor",
         got="a stopped actor",
         expected="a running one",
-        remedy="start another with FlashAttnActor.start() and send the request again: it was not computed",
+        remedy=f"{remedy}: it was not computed",
+    )
+
+
+def busy_error(timeout: float | None) -> AskTimeoutError:
+    """The error of a ``stop`` that did not end in time."""
+    return AskTimeoutError(
+        field="timeout",
+        got=f"an actor still busy after {timeout} s",
+        expected="the end of what was asked before",
+        remedy="wait longer; the actor stops when it is done",
     )
 
 

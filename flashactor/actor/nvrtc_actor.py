@@ -12,16 +12,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pykka
 
-from flashactor.actor.actor import actor_failed, stopped_error
+from flashactor.actor.actor import actor_failed, busy_error, stopped_error
 from flashactor.actor.reply import PendingReply
-from flashactor.errors import AskTimeoutError, FlashAttnError, RequestError
-from flashactor.executors.base import KernelCache
+from flashactor.errors import ActorStoppedError, FlashAttnError, RequestError
 
 if TYPE_CHECKING:
     from flashactor.cache.record import CachedKernel
@@ -52,6 +52,16 @@ class NvrtcStats:
     pending: int = 0
 
 
+class KernelCache(Protocol):
+    """What compiles and keeps kernels, blocking the thread that calls."""
+
+    def key(self, spec: KernelSpec) -> str:
+        """What tells its kernel from all others."""
+
+    def get_or_compile(self, spec: KernelSpec) -> CachedKernel:
+        """The kernel, from wherever it is fastest."""
+
+
 class NvrtcActor:
     """A running compile service: specifications in, cubins out.
 
@@ -80,18 +90,18 @@ class NvrtcActor:
         """Whether asks are still taken."""
         return self._ref.is_alive()
 
-    def ask(self, spec: KernelSpec) -> PendingKernelReply:
+    def ask(self, spec: KernelSpec) -> PendingReply[CachedKernel]:
         """Ask for a kernel. ``await`` the result in a coroutine, or call ``.result(timeout)`` in a thread.
 
         Whatever goes wrong is raised there: CompileError to all that asked for the kernel meanwhile, and not
         remembered; CacheMissError; ActorStoppedError.
         """
-        pending: PendingKernelReply = PendingReply()
+        pending: PendingReply[CachedKernel] = PendingReply()
         self._tell(_Ask(spec, pending))
         # A message that was put into the mailbox of an actor that had just died: nobody will read it. If it
         # was read after all, it is answered by now or will be, and the first answer counts.
         if not self._ref.is_alive():
-            pending.settle(None, stopped_error())
+            pending.settle(None, _stopped())
         return pending
 
     def stats(self) -> NvrtcStats:
@@ -110,12 +120,7 @@ class NvrtcActor:
         """
         self._tell(_Stop(drop))
         if not self._ref.actor_stopped.wait(timeout):
-            raise AskTimeoutError(
-                field="timeout",
-                got=f"an actor still compiling after {timeout} s",
-                expected="the end of what was asked before",
-                remedy="wait longer; the actor stops when it is done",
-            )
+            raise busy_error(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -132,13 +137,10 @@ class NvrtcActor:
             log.debug("message for a stopped actor")
 
 
-PendingKernelReply: TypeAlias = "PendingReply[CachedKernel]"
-
-
 @dataclass(frozen=True, slots=True)
 class _Ask:
     spec: KernelSpec
-    pending: PendingKernelReply
+    pending: PendingReply[CachedKernel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class _Job:
     """A kernel that is asked for, and all that wait for it."""
 
     spec: KernelSpec
-    waiters: list[PendingKernelReply] = field(default_factory=list)
+    waiters: list[PendingReply[CachedKernel]] = field(default_factory=list)
 
 
 class _CompileActor(pykka.ThreadingActor):
@@ -204,11 +206,11 @@ class _CompileActor(pykka.ThreadingActor):
     def on_stop(self) -> None:
         """Answer whoever is left, also in the mailbox."""
         for key in list(self._jobs):
-            self._answer(key, None, stopped_error())
+            self._answer(key, None, _stopped())
         while not self.actor_inbox.empty():
             message = self.actor_inbox.get().message
             if isinstance(message, _Ask):
-                message.pending.settle(None, stopped_error())
+                message.pending.settle(None, _stopped())
         self._pool.shutdown(wait=False)
 
     def on_failure(self, *_exception: Any) -> None:
@@ -218,7 +220,7 @@ class _CompileActor(pykka.ThreadingActor):
     def _on_ask(self, ask: _Ask) -> None:
         self._board.count(asked=1)
         if self._stopping:
-            ask.pending.settle(None, stopped_error())
+            ask.pending.settle(None, _stopped())
             return
         try:
             key = self._cache.key(ask.spec)
@@ -246,13 +248,13 @@ class _CompileActor(pykka.ThreadingActor):
         self._stopping = True
         if stop.drop:
             while self._queue:
-                self._answer(self._queue.popleft(), None, stopped_error())
+                self._answer(self._queue.popleft(), None, _stopped())
         self._stop_if_done()
 
     def _answer(self, key: str, kernel: CachedKernel | None, error: BaseException | None) -> None:
         self._board.count(pending=-1, delivered=int(error is None), failed=int(error is not None))
         for pending in self._jobs.pop(key).waiters:
-            pending.settle(kernel, error)
+            pending.settle(kernel, None if error is None else _own(error))
 
     def _start_jobs(self) -> None:
         while self._queue and self._free:
@@ -274,8 +276,19 @@ class _CompileActor(pykka.ThreadingActor):
             self.actor_ref.tell(made)
 
 
+def _own(error: BaseException) -> BaseException:
+    """A waiter's own error: whoever raises one adds frames to it, and those keep alive what they refer to."""
+    own = copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
 def _answerable(error: BaseException) -> BaseException:
     if isinstance(error, FlashAttnError):
         return error
     log.error("the cache failed", exc_info=error)
     return actor_failed(error)
+
+
+def _stopped() -> ActorStoppedError:
+    return stopped_error("start another NvrtcActor and ask it")

@@ -96,6 +96,8 @@ class PendingReply(Generic[T]):
             self._reply, self._error = reply, error
             self._settled = True
             threads, wakers, callbacks = self._threads, self._wakers, self._callbacks
+            # A reply that is kept must not keep event loops and executors.
+            self._threads = self._wakers = self._callbacks = None
         if wakers is not None:
             for waker, waiter in wakers:
                 waker.wake(waiter)

@@ -88,13 +88,3 @@ class KernelSource(Protocol):
 
     def ask(self, spec: KernelSpec) -> PendingKernel:
         """The kernel of a specification."""
-
-
-class KernelCache(Protocol):
-    """What compiles and keeps kernels, blocking the thread that calls."""
-
-    def key(self, spec: KernelSpec) -> str:
-        """What tells its kernel from all others."""
-
-    def get_or_compile(self, spec: KernelSpec) -> CachedKernel:
-        """The kernel, from wherever it is fastest."""

@@ -2,7 +2,7 @@
 
 ``submit`` enqueues and returns; the completion thread waits for the kernels' events in order and answers.
 Work waits in a queue while its kernel is compiled or all places in flight are taken, and what came after it
-waits too, for launches keep the order of the messages; whoever brings the kernel, or frees a place, launches.
+waits too, for launches keep the order of the messages.
 Arrays, outputs too, stay alive until the event of the kernel that touches them, so no allocator can hand
 their memory to anyone else while the kernel runs. (PyTorch's ``record_stream`` is no alternative: it makes
 the allocator use this stream when a tensor dies, which may be after ``close`` has destroyed it.)
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import deque
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ from flashactor.errors import ActorStoppedError, ContextPoisonedError, FlashAttn
 from flashactor.executors.base import Done, KernelSource, Outcome, Outputs, PendingKernel, Work
 from flashactor.executors.cuda_driver import CudaDriver, device_arch, device_count
 from flashactor.executors.cuda_errors import foreign_errors, map_error, poisoned_error
+from flashactor.executors.launch_queue import LaunchQueue
 from flashactor.executors.operands import (
     check_arch,
     check_device,
@@ -50,21 +50,23 @@ class _LoadedKernel:
     shared_limit: int = DEFAULT_SHARED_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Accepted:
-    """Work that will be launched: now, or when its kernel is there."""
+    """Work that will be launched: now, or when its kernel is there.
+
+    Attributes:
+        pending: its kernel; None if that is loaded.
+        ready: whether the kernel, or its error, is there.
+        waited_for_kernel: seconds until it was.
+    """
 
     work: Work
     operands: Operands
     done: Done
     spec: KernelSpec
     pending: PendingKernel | None
-    began: float
-
-    @property
-    def ready(self) -> bool:
-        """Whether the kernel, or its error, is there."""
-        return self.pending is None or self.pending.done
+    ready: bool
+    waited_for_kernel: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,40 +126,35 @@ class CudaExecutor:
         self.arch: SmArch = self._driver.arch
         self._source = kernels
         self._kernels: dict[KernelSpec, _LoadedKernel] = {}
-        self._backlog: deque[_Accepted] = deque()
-        self._slots = threading.BoundedSemaphore(max_in_flight)
-        self._submitting = threading.Lock()
-        self._drained = threading.Condition(self._submitting)
+        self._closing = threading.Lock()
         self._closed = False
         self._poisoned_by: object = None
         self._launched: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._complete_all, name=f"flashactor-cuda-{device_ordinal}", daemon=True
-        )
+        name = f"flashactor-cuda-{device_ordinal}"
+        self._launches = LaunchQueue(max_in_flight, self._launch_accepted, f"{name}-launch")
+        self._thread = threading.Thread(target=self._complete_all, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Work, done: Done) -> None:
-        """Take the work, and launch it if nothing is in its way. It waits for nothing.
+        """Take the work, and launch it if nothing is in its way. It waits for no kernel, place or other work.
 
         ``done`` is called from another thread, or here if the work cannot start.
         """
         try:
-            with self._submitting:
-                accepted = self._accept(work, done)
-                self._backlog.append(accepted)
+            accepted = self._accept(work, done)
+            if accepted.pending is not None:
+                asked = perf_counter()
+                accepted.pending.add_done_callback(lambda _: self._on_kernel(accepted, asked))
+            if not self._launches.put(accepted):
+                raise _closed_error()
         except Exception as error:
-            done(Outcome(error=self._mapped(error, f"launching {work.kernel_name}")))
-            return
-        if accepted.pending is None:
-            self._drain()
-        else:
-            accepted.pending.add_done_callback(self._drain)
+            _answer(done, self._refusal(error, work))
 
     def close(self) -> None:
-        """Wait for the kernels in flight, answer them, and release the device. A second call does nothing."""
-        with self._submitting:
+        """Launch, finish and answer what was submitted, and release the device. Again, it does nothing."""
+        with self._closing:
             first, self._closed = not self._closed, True
-            self._drained.wait_for(lambda: not self._backlog)
+        self._launches.close()
         if first:
             self._launched.put(None)
         self._thread.join()
@@ -171,60 +168,55 @@ class CudaExecutor:
         operands = request.require_operands()
         check_arch(request, self.arch)
         check_device(operands, self._driver.ordinal)
-        began = perf_counter()
         spec = choose_kernel(request, self.arch)
         pending = None if spec in self._kernels else self._source.ask(spec)
-        return _Accepted(work, operands, done, spec, pending, began)
+        return _Accepted(work, operands, done, spec, pending, ready=pending is None)
 
-    def _drain(self, _pending: object = None) -> None:
-        """Launch what waits, in order, as far as kernels and places in flight are there."""
-        refused: list[tuple[Done, Outcome]] = []
-        with self._submitting:
-            # Without waiting for a place: the completion thread comes here when it has freed one.
-            while self._backlog and self._backlog[0].ready and self._slots.acquire(blocking=False):
-                accepted = self._backlog.popleft()
-                try:
-                    self._start(accepted)
-                except Exception as error:
-                    doing = f"launching {accepted.work.kernel_name}"
-                    refused.append((accepted.done, Outcome(error=self._mapped(error, doing))))
-            if not self._backlog:
-                self._drained.notify_all()
-        for done, outcome in refused:
-            _answer(done, outcome)
+    def _on_kernel(self, accepted: _Accepted, asked: float) -> None:
+        accepted.waited_for_kernel = perf_counter() - asked
+        accepted.ready = True
+        self._launches.wake()
+
+    def _launch_accepted(self, accepted: _Accepted) -> bool:
+        """Launch work whose kernel is there; False if it could not, and was answered so."""
+        try:
+            self._start(accepted)
+        except Exception as error:
+            _answer(accepted.done, self._refusal(error, accepted.work))
+            return False
+        return True
 
     def _start(self, accepted: _Accepted) -> None:
-        """Launch work whose kernel is there, in a place in flight that was taken for it."""
+        self._require_sound()
+        self._driver.activate()
         operands, spec = accepted.operands, accepted.spec
-        try:
-            self._require_sound()
-            self._driver.activate()
-            kernel = self._loaded(accepted)
-            began = perf_counter()
-            out, lse = forward_outputs(operands)
-            scale = accepted.work.request.scale
-            plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, scale)
-            for producer in producer_streams(operands, out, lse):
-                self._driver.wait_for(self._stream, producer)
-            event = self._launch(kernel, plan)
-            launch_seconds = perf_counter() - began
-        except BaseException:
-            self._slots.release()
-            raise
-        outputs = Outputs(out=out.array, lse=lse.array)
-        compile_seconds = began - accepted.began
+        began = perf_counter()
+        kernel = self._loaded(accepted)
+        loaded = perf_counter()
+        out, lse = forward_outputs(operands)
+        scale = accepted.work.request.scale
+        plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, scale)
+        for producer in producer_streams(operands, out, lse):
+            self._driver.wait_for(self._stream, producer)
+        event = self._launch(kernel, plan)
         self._launched.put(
-            _InFlight(event, accepted.work, outputs, accepted.done, compile_seconds, launch_seconds)
+            _InFlight(
+                event=event,
+                work=accepted.work,
+                outputs=Outputs(out=out.array, lse=lse.array),
+                done=accepted.done,
+                compile_seconds=accepted.waited_for_kernel + loaded - began,
+                launch_seconds=perf_counter() - loaded,
+            )
         )
+
+    def _refusal(self, error: Exception, work: Work) -> Outcome:
+        """The outcome of work that did not start. The error's frames would keep its arrays alive."""
+        return Outcome(error=self._mapped(error, f"launching {work.kernel_name}").with_traceback(None))
 
     def _require_usable(self) -> None:
         if self._closed:
-            raise ActorStoppedError(
-                field="executor",
-                got="a closed executor",
-                expected="an open one",
-                remedy="start another actor and send the request again: it was not computed",
-            )
+            raise _closed_error()
         self._require_sound()
 
     def _require_sound(self) -> None:
@@ -261,10 +253,8 @@ class CudaExecutor:
         if item is None:
             return False
         outcome = self._outcome(item)
-        self._slots.release()
+        self._launches.free_place()
         _answer(item.done, outcome)
-        if self._backlog:
-            self._drain()
         return True
 
     def _outcome(self, item: _InFlight) -> Outcome:
@@ -295,3 +285,12 @@ def _answer(done: Done, outcome: Outcome) -> None:
         done(outcome)
     except BaseException:
         log.exception("the receiver of an outcome failed")
+
+
+def _closed_error() -> ActorStoppedError:
+    return ActorStoppedError(
+        field="executor",
+        got="a closed executor",
+        expected="an open one",
+        remedy="start another actor and send the request again: it was not computed",
+    )

@@ -429,6 +429,7 @@ def test_a_kernel_that_is_compiled_holds_up_neither_the_caller_nor_the_order(dri
     kernels.deliver(1)
     assert "launch" not in driver.functions()
     kernels.deliver(0)
+    driver.event(1)
     launched = [call[2].spec.causal for call in driver.named("launch")]
     assert launched == [True, False]
     for index in (0, 1):
@@ -460,6 +461,7 @@ def test_a_failed_compile_answers_its_requests_and_the_others_go_on(driver, star
     error = CompileError("kernel source", "an error", "none", "mend it", log="line", source_line="a.cu(1)")
     kernels.fail(0, error)
     assert failing.outcome.error is error
+    assert error.__traceback__ is None  # its frames would keep the arrays alive
     driver.event(0).complete()
     assert fine.outcome.error is None
     again = submit(executor)
@@ -510,3 +512,26 @@ def test_many_threads_submit_while_kernels_come_and_places_are_few(driver, start
         assert all(answer.outcome.error is None for answer in answers)
     assert driver.functions().count("launch") == 64
     assert driver.functions().count("load") == 2
+
+
+def test_waiting_behind_others_is_not_compiling(driver, start):
+    executor = start(max_in_flight=1)
+    first, second = submit(executor), submit(executor)
+    time.sleep(0.2)
+    for index in (0, 1):
+        driver.event(index).complete()
+    assert first.outcome.error is None
+    assert second.outcome.compile_seconds < 0.1
+
+
+def test_nobody_launches_for_others(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels, max_in_flight=1)
+    answers = [submit(executor), submit(executor)]
+    for index in (0, 1):
+        kernels.deliver(index)  # by this thread, which must not launch
+    for index in (0, 1):
+        driver.event(index).complete()
+    assert all(answer.outcome.error is None for answer in answers)
+    assert "flashactor-cuda-0-launch" in driver.active_threads
+    assert driver.active_threads <= {"MainThread", "flashactor-cuda-0-launch", "flashactor-cuda-0"}
