@@ -4,7 +4,7 @@
     # writes benchmarks/results/cubin_cache.{json,md}
 
 PYTHON is the interpreter of an environment that has what a module of ``benchmarks/peer_caches/`` says it
-needs. Every command is measured whole, from the start of its process, processor time of its children included.
+needs. Every command is measured whole, from the start of its process, its children's processor time too.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How other packages fill and re-use their kernel caches; a module needs its own peer and no other package."""
+"""How other packages fill and re-use their kernel caches; a module needs its own peer and no other one."""

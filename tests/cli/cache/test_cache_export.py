@@ -1,0 +1,78 @@
+"""``flashactor cache export``: which kernels, and the same bytes everywhere."""
+
+import json
+from hashlib import sha256
+
+import pytest
+from cached_kernels import CAUSAL, FULL, SMALL, UNCACHED, damage, rewrite_record
+
+from flashactor.cache.bundle import BundleFile
+
+
+def test_two_folders_warmed_apart_export_the_same_bytes(flashactor, exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLASHACTOR_CACHE_DIR", str(tmp_path / "another" / "folder"))
+    assert flashactor("warm", *SMALL, "--jobs", 1).code == 0
+    document = json.loads(flashactor("cache", "export", "again.zip", "--json").out)
+    content = (tmp_path / "again.zip").read_bytes()
+    assert content == exported
+    assert document == {
+        "bundle": "again.zip",
+        "kernels": [CAUSAL, FULL],
+        "bytes": len(exported),
+        "sha256": sha256(exported).hexdigest(),
+    }
+
+
+def test_export_of_a_selection(flashactor, cache, tmp_path):
+    by_feature = ("cache", "export", "a.zip", *SMALL, "--feature", "causal", "--json")
+    assert json.loads(flashactor(*by_feature).out)["kernels"] == [CAUSAL]
+    flashactor("cache", "export", "b.zip", "--kernel", CAUSAL)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_export_takes_stale_kernels_only_when_asked(flashactor, cache):
+    rewrite_record(cache, CAUSAL, source_digest="0" * 64)
+    assert json.loads(flashactor("cache", "export", "a.zip", "--json").out)["kernels"] == [FULL]
+    everything = flashactor("cache", "export", "b.zip", "--all", "--json")
+    assert json.loads(everything.out)["kernels"] == [CAUSAL, FULL]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--kernel", UNCACHED], 1, f"flashactor warm --kernel {UNCACHED}"),
+        (["--arch", "sm_80", "--head-dim", "64"], 1, "flashactor warm --kernel"),
+        (["--kernel", "nonsense"], 2, "sm80_mma.fwd"),
+        (["--kernel", CAUSAL, "--all"], 2, "one of them at most"),
+        (["--kernel", CAUSAL, "--dtype", "bf16"], 2, "one of them at most"),
+    ],
+    ids=str,
+)
+def test_export_refuses_what_it_cannot_write(flashactor, cache, tmp_path, options, code, message):
+    run = flashactor("cache", "export", "x.zip", *options)
+    assert (run.code, run.err.count("\n"), run.out) == (code, 1, "")
+    assert message in run.err
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_export_of_nothing_or_of_damage_is_an_error(flashactor, cache, tmp_path):
+    damage(cache)
+    run = flashactor("cache", "export", "x.zip")
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert "cache verify --repair" in run.err
+    flashactor("cache", "clear")
+    run = flashactor("cache", "export", "x.zip")
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert "flashactor warm" in run.err
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_export_overwrites_only_by_force(flashactor, cache, bundle):
+    bundle.write_text("something else")
+    run = flashactor("cache", "export", bundle)
+    assert (run.code, run.err.count("\n"), bundle.read_text()) == (2, 1, "something else")
+    assert flashactor("cache", "export", bundle, "--force").code == 0
+    assert len(BundleFile(bundle).read()) == 2
+    assert list(bundle.parent.glob(".*")) == []  # nothing temporary
+    assert flashactor("cache", "export", bundle.parent, "--force").code == 2
+    assert flashactor("cache", "export", bundle.parent / "no" / "folder.zip").code == 2

@@ -1,0 +1,112 @@
+"""``flashactor cache prune`` and ``clear``: what goes, and what stays."""
+
+import json
+import os
+import time
+
+import pytest
+from cached_kernels import CAUSAL, FULL, cubin_files, key_of, rewrite_record
+
+from flashactor.cache.claim import KeyClaim
+
+
+def test_prune_without_anything_to_do(flashactor, cache):
+    run = flashactor("cache", "prune", "--stale", "--older-than", 1, "--max-bytes", "1G")
+    assert (run.code, run.out, run.err) == (0, "nothing to remove\n", "")
+    assert len(cache.records()) == 2
+
+
+def test_prune_keeps_the_most_recently_used(flashactor, cache, monkeypatch):
+    os.utime(cache.folder.records_path / f"{key_of(cache, FULL)}.json", (1e9, 1e9))
+    size = sum(record.size for record in cache.records())
+    dry = flashactor("cache", "prune", "--max-bytes", size - 1, "--dry-run")
+    assert dry.out.startswith(f"{FULL} (size limit)\nwould remove 1 kernel (size limit)")
+    assert len(cache.records()) == 2
+    monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", str(size - 1))
+    document = json.loads(flashactor("cache", "prune", "--json").out)
+    assert [removal["label"] for removal in document["kernels"]] == [FULL]
+    assert document["bytes"] > 0
+    assert [record.label for record in cache.records()] == [CAUSAL]
+    assert len(cubin_files(cache.path)) == 1
+
+
+def test_prune_by_last_use(flashactor, cache):
+    used = time.time() - 3 * 86400
+    os.utime(cache.folder.records_path / f"{key_of(cache)}.json", (used, used))
+    assert flashactor("cache", "prune", "--older-than", 4).out == "nothing to remove\n"
+    assert f"{CAUSAL} (unused)" in flashactor("cache", "prune", "--older-than", 2.5).out
+    assert [record.label for record in cache.records()] == [FULL]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"source_digest": "0" * 64}, {"nvrtc_version": "12.0 (wheel 12.0.1)"}, {"source": "sm70/gone.cu"}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_prune_removes_what_nothing_looks_up(flashactor, cache, fields):
+    rewrite_record(cache, CAUSAL, **fields)
+    flashactor("cache", "prune")
+    assert len(cache.records()) == 2
+    assert f"{CAUSAL} (stale)" in flashactor("cache", "prune", "--stale").out
+    assert [record.label for record in cache.records()] == [FULL]
+
+
+def test_prune_removes_litter_and_nothing_else(flashactor, cache):
+    folder = cache.folder
+    folder.set_aside(key_of(cache, FULL))
+    for name, age in (("old", 1e9), ("new", time.time())):
+        path = folder.records_path / f".{name}.tmp"
+        path.write_text("half a rec")
+        os.utime(path, (age, age))
+    theirs = [folder.quarantine_path / "notes.txt", folder.locks_path / "notes.json", cache.path / "README"]
+    for path in theirs:
+        path.write_text("mine")
+    (folder.locks_path / f"{'a' * 64}.json").write_text("{}")
+    busy = KeyClaim(folder.locks_path, "b" * 64)
+    assert busy.acquire()
+    dry = json.loads(flashactor("cache", "prune", "--dry-run", "--json").out)
+    with busy:
+        document = json.loads(flashactor("cache", "prune", "--json").out)
+    # the lock of the kernel that was set aside, and the note without a lock
+    assert (document["quarantined"], document["temporary"], document["locks"]) == (2, 1, 2)
+    assert {**dry, "dry_run": False} == document
+    assert all(path.read_text() == "mine" for path in theirs)
+    assert (folder.records_path / ".new.tmp").exists()
+    assert (folder.locks_path / f"{'b' * 64}.lock").exists()
+    assert [record.label for record in cache.records()] == [CAUSAL]
+
+
+def test_prune_removes_the_cubin_of_a_killed_writer(flashactor, cache):
+    (cache.folder.records_path / f"{key_of(cache)}.json").unlink()
+    assert "removed 1 lock:" in flashactor("cache", "prune").out
+    assert len(cubin_files(cache.path)) == 1
+
+
+def test_clear_leaves_what_is_not_ours(flashactor, cache):
+    cache.folder.set_aside(key_of(cache, FULL))
+    (cache.path / "README.md").write_text("mine")
+    (cache.folder.records_path / "notes.json").write_text("mine")
+    run = flashactor("cache", "clear")
+    assert (run.code, run.err) == (0, "")
+    assert f"{CAUSAL} (cleared)" in run.out
+    assert {path.name for path in cache.path.rglob("*") if path.is_file()} == {"README.md", "notes.json"}
+    assert flashactor("cache", "clear").out == "nothing to remove\n"
+
+
+def test_clear_removes_unreadable_records_too(flashactor, cache):
+    key = key_of(cache)
+    (cache.folder.records_path / f"{key}.json").write_text("{")
+    assert f"{key} (cleared)" in flashactor("cache", "clear").out
+    assert cubin_files(cache.path) == []
+
+
+def test_clear_leaves_and_reports_what_a_process_is_busy_with(flashactor, cache):
+    claim = KeyClaim(cache.folder.locks_path, key_of(cache))
+    assert claim.acquire()
+    with claim:
+        run = flashactor("cache", "clear")
+    assert run.code == 0
+    assert f"{FULL} (cleared)" in run.out
+    assert "busy" in run.err
+    assert [record.label for record in cache.records()] == [CAUSAL]
+    assert cache.folder.peek(key_of(cache)) is not None
