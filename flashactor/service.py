@@ -35,6 +35,7 @@ class FlashAttnActor:
         self.props = props
         self._executor = executor
         self._ledger = Ledger()
+        self._trace = trace
         self._ref: pykka.ActorRef[DispatchActor] = DispatchActor.start(
             executor, self._ledger, None if trace is None else trace.record
         )
@@ -132,6 +133,9 @@ class FlashAttnActor:
             self._ref.stop(timeout=timeout)
         except pykka.Timeout:
             raise busy_error(timeout) from None
+        finally:
+            if self._trace is not None:
+                self._trace.close()
 
     def __enter__(self) -> Self:
         return self

@@ -57,14 +57,16 @@ class Settings:
         bundles = env.get("FLASHACTOR_CACHE_BUNDLES") or ""
         trace = env.get("FLASHACTOR_TRACE_KEYS")
         return cls(
-            cache_dir=_path(chosen_dir) if chosen_dir else default_cache_dir(),
+            cache_dir=_path("FLASHACTOR_CACHE_DIR", chosen_dir) if chosen_dir else default_cache_dir(),
             executor=env.get("FLASHACTOR_EXECUTOR") or "auto",
             log_level=env.get("FLASHACTOR_LOG_LEVEL") or "warning",
-            cache_bundles=tuple(_path(bundle) for bundle in bundles.split(os.pathsep) if bundle),
+            cache_bundles=tuple(
+                _path("FLASHACTOR_CACHE_BUNDLES", bundle) for bundle in bundles.split(os.pathsep) if bundle
+            ),
             cache_max_bytes=_size("FLASHACTOR_CACHE_MAX_BYTES", env.get("FLASHACTOR_CACHE_MAX_BYTES") or ""),
             cache_shared=_switch("FLASHACTOR_CACHE_SHARED", env.get("FLASHACTOR_CACHE_SHARED") or ""),
             no_compile=_switch("FLASHACTOR_NO_COMPILE", env.get("FLASHACTOR_NO_COMPILE") or ""),
-            trace_keys=_path(trace) if trace else None,
+            trace_keys=_path("FLASHACTOR_TRACE_KEYS", trace) if trace else None,
         )
 
 
@@ -73,7 +75,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def parse_size(text: str) -> int | None:
     """Bytes of a size such as ``1000000``, ``500M`` or ``2 GiB`` (K, M and G are powers of 1024), or None."""
-    found = re.fullmatch(r"\s*(\d+)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    found = re.fullmatch(r"\s*(\d{1,18})\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
     return int(found[1]) * _UNITS[found[2].upper()] if found else None
 
 
@@ -93,8 +95,17 @@ def _switch(name: str, text: str) -> bool:
     return chosen
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
+def _path(name: str, text: str) -> Path:
+    """An absolute path: a process that changes its folder must not change its cache."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~nobody/cache
+        raise SettingsError(name, repr(text), "a path", f"correct {name}") from error
+
+
+def compiler_variables() -> tuple[str, ...]:
+    """What the environment says to NVRTC itself and changes the code that it makes."""
+    return tuple(f"{name}={value}" for name in ("NV_NVVM_VERSION",) if (value := os.environ.get(name)))
 
 
 def default_cache_dir() -> Path:

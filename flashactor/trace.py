@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flashactor.errors import FlashAttnError, RequestError
 from flashactor.executors.base import Work
@@ -21,8 +21,8 @@ from flashactor.types import DType, MaskKind, PositionBias, SmArch
 
 log = logging.getLogger("flashactor.trace")
 
-LOCK_SECONDS = 5.0
-"""How long another process may hold the file; a line takes well under a millisecond."""
+LOCK_SECONDS, CLOSING_SECONDS = 0.02, 2.0
+"""How long to wait for another process that writes, at a key and at the end; a line takes a millisecond."""
 
 # Kernels are chosen by whether there is a cap or dropout, not by how much.
 _SOME_SOFTCAP, _SOME_DROPOUT = 1.0, 0.5
@@ -43,6 +43,7 @@ class KeyTrace:
         self._lock = threading.Lock()
         self._seen: set[Hashable] = set()
         self._lines: set[str] = set()
+        self._pending: dict[str, None] = {}
         self._offset = 0
         self._failed = False
 
@@ -53,37 +54,42 @@ class KeyTrace:
             return
         with self._lock:
             self._seen.add(identity)
-            try:
-                self._append(_line(work, work.request.arch or self._arch))
-            except (OSError, ValueError) as error:  # filelock's Timeout is an OSError
-                self._failed = True
-                log.warning("keys are not traced: %s cannot be written: %s", self._path, error)
+            self._pending[_line(work, work.request.arch or self._arch)] = None
+            self._write(LOCK_SECONDS)
 
-    def _append(self, line: str) -> None:
-        from filelock import FileLock
+    def close(self) -> None:
+        """Write what could not be written yet because another process was writing."""
+        with self._lock:
+            if self._pending and not self._failed:
+                self._write(CLOSING_SECONDS)
 
-        with (
-            FileLock(f"{self._path}.lock", timeout=LOCK_SECONDS),
-            open(self._path, "a+b") as file,
-        ):
-            file.seek(self._offset)
-            unread = file.read()
-            self._offset += len(unread)
-            self._lines.update(unread.decode(errors="replace").splitlines())
-            if line in self._lines:
-                return
-            # The last writer may have been killed within its line.
-            start = "" if self._ends_a_line(file) else "\n"
-            content = f"{start}{line}\n".encode()
-            os.write(file.fileno(), content)
-            self._offset += len(content)
-            self._lines.add(line)
+    def _write(self, patience: float) -> None:
+        from filelock import FileLock, Timeout
 
-    def _ends_a_line(self, file: Any) -> bool:
-        if self._offset == 0:
-            return True
-        file.seek(self._offset - 1)
-        return bool(file.read(1) == b"\n")
+        try:
+            if self._path.exists() and not self._path.is_file():
+                raise OSError(f"{self._path} is no regular file")
+            with FileLock(f"{self._path}.lock", timeout=patience), open(self._path, "a+b") as file:
+                self._append(file)
+        except Timeout:
+            log.debug("another process writes %s; the next key tries again", self._path)
+        except (OSError, ValueError) as error:
+            self._failed = True
+            log.warning("keys are not traced: %s cannot be written: %s", self._path, error)
+
+    def _append(self, file: BinaryIO) -> None:
+        file.seek(self._offset)
+        whole, _, rest = file.read().rpartition(b"\n")
+        self._lines.update(whole.decode(errors="replace").splitlines())
+        end = file.tell() - len(rest)
+        if rest:  # a writer was killed within its line
+            file.truncate(end)
+        new = [line for line in self._pending if line not in self._lines]
+        file.write("".join(f"{line}\n" for line in new).encode())
+        file.flush()
+        self._offset = file.seek(0, os.SEEK_END)
+        self._lines.update(new)
+        self._pending.clear()
 
 
 def read_trace(path: Path) -> list[AttentionRequest]:
@@ -105,7 +111,15 @@ def read_trace(path: Path) -> list[AttentionRequest]:
             continue
         try:
             requests[line] = _request(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FlashAttnError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            FlashAttnError,
+        ) as error:
             raise RequestError(
                 field="trace",
                 got=f"{path}:{number}: {type(error).__name__}: {error}",
@@ -154,6 +168,9 @@ def _line(work: Work, arch: SmArch | None) -> str:
 
 
 def _request(fields: dict[str, Any]) -> AttentionRequest:
+    for name in ("causal", "alibi", "softcap", "dropout", "sink_logits"):
+        if not isinstance(fields[name], bool):
+            raise TypeError(f"{name} is {fields[name]!r}, neither true nor false")
     options: dict[str, Any] = {
         "arch": None if fields["arch"] is None else SmArch.parse(fields["arch"]),
         "dtype": DType.parse(fields["dtype"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import pykka
 from flashactor.actor.actor import actor_failed, busy_error, stopped_error
 from flashactor.actor.reply import PendingReply
 from flashactor.errors import ActorStoppedError, FlashAttnError, RequestError
+from flashactor.types import is_count
 
 if TYPE_CHECKING:
     from flashactor.cache.record import CachedKernel
@@ -78,8 +80,9 @@ class NvrtcActor:
         Raises:
             RequestError: workers is not positive.
         """
-        if workers is not None and workers < 1:
+        if workers is not None and not is_count(workers, 1):
             raise RequestError("workers", workers, "an integer of at least 1", "leave it out")
+        self._process = os.getpid()
         self._board = _Board()
         self._ref: pykka.ActorRef[_CompileActor] = _CompileActor.start(
             cache, workers or min(os.cpu_count() or 1, MAX_WORKERS), self._board
@@ -87,8 +90,8 @@ class NvrtcActor:
 
     @property
     def is_alive(self) -> bool:
-        """Whether asks are still taken."""
-        return self._ref.is_alive()
+        """Whether asks are still taken; a forked child has none of its parent's threads."""
+        return self._ref.is_alive() and self._process == os.getpid()
 
     def ask(self, spec: KernelSpec) -> PendingReply[CachedKernel]:
         """Ask for a kernel. ``await`` the result in a coroutine, or call ``.result(timeout)`` in a thread.
@@ -100,7 +103,7 @@ class NvrtcActor:
         self._tell(_Ask(spec, pending))
         # A message that was put into the mailbox of an actor that had just died: nobody will read it. If it
         # was read after all, it is answered by now or will be, and the first answer counts.
-        if not self._ref.is_alive():
+        if not self.is_alive:
             pending.settle(None, _stopped())
         return pending
 
@@ -115,10 +118,16 @@ class NvrtcActor:
             timeout: seconds to wait for the end; None waits for ever.
             drop: answer with ActorStoppedError whatever has not begun, too.
 
+        On the actor's own thread, in a callback of a reply, it does not wait.
+
         Raises:
             AskTimeoutError: the actor is still busy; it stops when it is done.
         """
+        if self._process != os.getpid():
+            return
         self._tell(_Stop(drop))
+        if self._board.thread == threading.get_ident():
+            return
         if not self._ref.actor_stopped.wait(timeout):
             raise busy_error(timeout)
 
@@ -162,6 +171,7 @@ class _Board:
     """Where the actor's thread writes its counts, and any thread reads them."""
 
     stats: NvrtcStats = field(default_factory=NvrtcStats)
+    thread: int | None = None
 
     def count(self, **numbers: int) -> None:
         """Add to counts."""
@@ -198,6 +208,10 @@ class _CompileActor(pykka.ThreadingActor):
             _Made: self._on_made,
             _Stop: self._on_stop_asked,
         }
+
+    def on_start(self) -> None:
+        """Say which thread must not wait for this one."""
+        self._board.thread = threading.get_ident()
 
     def on_receive(self, message: Any) -> None:
         """Handle one message; none of them can fail the actor."""

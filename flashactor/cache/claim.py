@@ -60,7 +60,7 @@ class KeyClaim:
             if current and current != attempt:
                 attempt, since = current, time.monotonic()
             if time.monotonic() - since > PATIENCE_SECONDS:
-                raise TimeoutError(f"process {owner} has been busy for {PATIENCE_SECONDS:.0f} s")
+                raise TimeoutError(f"{owner} has been busy for {PATIENCE_SECONDS:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, LAST_POLL_SECONDS)
             if (found := done()) is not None:
@@ -69,10 +69,10 @@ class KeyClaim:
             if (found := done()) is None and (failure := self._failure_of(attempt)) is not None:
                 raise failure
         except BaseException:
-            self._lock.release()
+            self.release()
             raise
         if found is not None:
-            self._lock.release()
+            self.release()
         return found
 
     def acquire(self) -> bool:
@@ -89,13 +89,17 @@ class KeyClaim:
             return False
         return True
 
+    def release(self) -> None:
+        """Give the right back."""
+        self._lock.release()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self.release()
 
     def begin(self) -> None:
         """Note that the owner compiles now."""
@@ -120,12 +124,12 @@ class KeyClaim:
         """Note why the compile failed, for those that wait."""
         self._write({"failure": vars(error)})
 
-    def _owner(self) -> tuple[str, int]:
-        """The attempt under way, and its process; ("", 0) when none is noted, or only one that failed."""
+    def _owner(self) -> tuple[str, str]:
+        """The attempt under way, "" when none is noted or only one that failed, and who makes it."""
         note = self._read()
         if "failure" in note:  # perhaps long ago, and the present owner has not begun or compiles nothing
-            return "", 0
-        return str(note.get("attempt", "")), int(note.get("pid", 0))
+            return "", "another process"
+        return str(note.get("attempt", "")), f"process {note.get('pid', 'unknown')}"
 
     def _failure_of(self, attempt: str) -> CompileError | None:
         """How the compile failed that this process waited for; None if another began since, or it did not."""
@@ -144,7 +148,7 @@ class KeyClaim:
     def _read(self) -> dict[str, Any]:
         try:
             note = json.loads(self._note.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) else {}
 
@@ -165,7 +169,7 @@ def forget(folder: CubinFolder, key: str, *, only_litter: bool = False) -> bool:
     if not claim.acquire():
         return False
     with claim:
-        if only_litter and (folder.records_path / f"{key}.json").exists():
+        if only_litter and folder.record_path(key).exists():
             return False
         folder.remove(key)
         claim.discard()

@@ -39,7 +39,7 @@ class CacheCounts:
         memory_hits, disk_hits, bundle_hits: kernels found, by layer.
         compiled: kernels that this cache compiled.
         failed: compiles that failed here.
-        waited: kernels that another process compiled meanwhile.
+        waited: kernels that another thread or process made while this one was about to; each is a hit too.
         damaged: entries that were not what was stored.
         not_stored: kernels that are in memory alone, because the folder takes none or they exceed its limit.
         evicted: kernels that went because the folder was full.
@@ -109,6 +109,7 @@ class CubinCache:
         self._memory: dict[str, CachedKernel] = {}
         self._counts = CacheCounts()
         self._warned: set[str] = set()
+        self._alone: dict[str, threading.Lock] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Self:
@@ -151,6 +152,7 @@ class CubinCache:
         Raises:
             CompileError, DeviceUnavailableError: as ``key``.
             CachePermissionError: others may write the folder.
+            BundleError: a bundle is none.
         """
         return self._find(self.key(spec), self.layers)
 
@@ -166,6 +168,7 @@ class CubinCache:
             CompileError: the source does not compile, or a source file is missing.
             DeviceUnavailableError: there is no NVRTC library.
             CachePermissionError: others may write the folder, or its path is no folder.
+            BundleError: a bundle is none.
         """
         key = self.key(spec)
         kernel = self._find(key, self.layers)
@@ -225,16 +228,21 @@ class CubinCache:
             if not claim.acquire():
                 return None  # whoever has it sees the damage too
             with claim:
-                try:
-                    return self.folder.load(key)
-                except CacheCorruptError:
-                    self.folder.set_aside(key)
+                return self._load_or_set_aside(key)
         except OSError as refusal:
+            self._count("damaged")
             self._warn_once(f"cubin {key} is damaged ({error.got}) and cannot be set aside: {refusal}")
-        else:
+            return None
+
+    def _load_or_set_aside(self, key: str) -> CachedKernel | None:
+        """With the key's claim: what the folder has; what is damaged leaves it."""
+        try:
+            return self.folder.load(key)
+        except CacheCorruptError as error:
+            self.folder.set_aside(key)
+            self._count("damaged")
             _log.warning("cubin %s is damaged and was set aside: %s", key, error.got)
-        self._count("damaged")
-        return None
+            return None
 
     def _compile_once(self, key: str, spec: Compilable) -> CachedKernel:
         """The kernel, compiled by this process or by one that was faster."""
@@ -244,14 +252,18 @@ class CubinCache:
             kernel = claim.wait(lambda: self._find(key, (self.folder,)))
         except TimeoutError as busy:
             _log.warning("%s with %s; compiling it here", busy, spec.label)
-            return self._compile(key, spec)
+            kernel = self._compile(key, spec)
+            self._store(kernel)  # whole or not at all, and of the same content as the other's
+            return kernel
         except OSError as error:
             self._not_stored(error)
-            return self._compile(key, spec)
+            return self._compile_alone(key, spec)
         if kernel is not None:
             self._count("waited")
             return kernel
         with claim:
+            with suppress(OSError):  # damage that came up while this process waited
+                self._load_or_set_aside(key)
             claim.begin()
             try:
                 kernel = self._compile(key, spec)
@@ -262,6 +274,13 @@ class CubinCache:
             claim.succeed()
         self._make_room()
         return kernel
+
+    def _compile_alone(self, key: str, spec: Compilable) -> CachedKernel:
+        """Without a folder, and so without claims: one thread of this process compiles a key."""
+        with self._lock:
+            alone = self._alone.setdefault(key, threading.Lock())
+        with alone:
+            return self._find(key, ()) or self._compile(key, spec)
 
     def _compile(self, key: str, spec: Compilable) -> CachedKernel:
         try:
@@ -295,7 +314,7 @@ class CubinCache:
         """A path that is no folder is the user's to change; a full or read-only one costs a compile."""
         if isinstance(error, NotADirectoryError | FileExistsError):
             raise CachePermissionError(
-                field="cache_dir",
+                field="cache folder",
                 got=f"{self.path}, where writing fails: {error.strerror}",
                 expected="a folder that can be created and written",
                 remedy="set FLASHACTOR_CACHE_DIR to a writable folder",

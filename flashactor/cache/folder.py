@@ -9,12 +9,14 @@ process may die at any moment.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,10 @@ class CubinFolder:
         self._trusted = False
         self._opened: Any = None
 
+    def record_path(self, key: str) -> Path:
+        """The file of a key's record."""
+        return self.records_path / f"{key}.json"
+
     def load(self, key: str) -> CachedKernel | None:
         """The verified kernel of a key, now used; None when it is not there.
 
@@ -68,19 +74,19 @@ class CubinFolder:
         kernel = self.peek(key)
         if kernel is not None and not self._read_only:
             with suppress(OSError):
-                os.utime(self.records_path / f"{key}.json")
+                os.utime(self.record_path(key))
         return kernel
 
     def peek(self, key: str) -> CachedKernel | None:
         """As ``load``, but looking is no use."""
         self._require_trust()
-        path = self.records_path / f"{key}.json"
+        path = self.record_path(key)
         try:
-            text = path.read_bytes()
+            text = _read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         record = CubinRecord.from_json(text)
-        cubin = self._cubins().get(bytes.fromhex(key))
+        cubin = self._cubin(key)
         if cubin is None and not path.exists():
             return None  # evicted between the two reads
         return CachedKernel(record.check(key, cubin), record, "bundle" if self._read_only else "disk")
@@ -95,8 +101,7 @@ class CubinFolder:
         self.create()
         cubins = self._cubins()
         cubins[bytes.fromhex(record.key)] = cubin
-        self.records_path.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(self.records_path / f"{record.key}.json", record.to_json().encode())
+        write_atomically(self.record_path(record.key), record.to_json().encode())
 
     def create(self) -> None:
         """Make the folder, for this user alone.
@@ -116,7 +121,7 @@ class CubinFolder:
     def remove(self, key: str) -> bool:
         """Forget a cubin, its record first, without which it does not count; False if there was none."""
         try:
-            (self.records_path / f"{key}.json").unlink()
+            self.record_path(key).unlink()
             found = True
         except (FileNotFoundError, NotADirectoryError):
             found = False
@@ -126,16 +131,19 @@ class CubinFolder:
         return found
 
     def set_aside(self, key: str) -> None:
-        """Move a damaged entry to ``quarantine``, where nothing looks for kernels but people do."""
+        """Move a damaged entry to ``quarantine``, where nothing looks for kernels but people do.
+
+        Raises:
+            OSError: it cannot be moved, and is still there.
+        """
         self.quarantine_path.mkdir(mode=0o700, exist_ok=True)
-        with suppress(OSError):
-            os.replace(self.records_path / f"{key}.json", self.quarantine_path / f"{key}.json")
-        with suppress(OSError):
-            cubin = self._cubins().get(bytes.fromhex(key))
+        with suppress(FileNotFoundError):
+            os.replace(self.record_path(key), self.quarantine_path / f"{key}.json")
+        with suppress(OSError):  # it may be unreadable, and need not be kept
+            cubin = self._cubin(key)
             if cubin is not None:
                 write_atomically(self.quarantine_path / f"{key}.cubin", cubin)
-        with suppress(OSError):
-            self.remove(key)
+        self.remove(key)
 
     def list_keys(self) -> list[str]:
         """The keys that have a record, readable or not."""
@@ -151,9 +159,9 @@ class CubinFolder:
         Raises:
             CacheCorruptError: it is no record; OSError: it cannot be read.
         """
-        path = self.records_path / f"{key}.json"
+        path = self.record_path(key)
         used = path.stat().st_mtime
-        record = CubinRecord.from_json(path.read_bytes())
+        record = CubinRecord.from_json(_read(path))
         if record.key != key:
             raise corrupt_error(f"the record of {record.key}", f"the record of {key}")
         return Entry(record, used)
@@ -174,21 +182,25 @@ class CubinFolder:
                         found.append(path)
         return found
 
-    def sweep(self) -> int:
-        """Remove the abandoned temporary files; how many."""
-        gone = 0
-        for path in self.abandoned():
-            with suppress(OSError):
-                path.unlink()
-                gone += 1
-        return gone
-
     def _require_trust(self) -> None:
         if self._trusted or self._shared:
             return
-        for folder in (self.path, self.records_path, self._cubins_path):
+        parts = (self.records_path, self._cubins_path, self.locks_path, self.quarantine_path)
+        for folder in (self.path, *parts):
             require_private(folder, any_owner=self._read_only)
         self._trusted = self.path.is_dir()
+
+    def _cubin(self, key: str) -> bytes | None:
+        if not self._read_only:
+            cubin: bytes | None = self._cubins().get(bytes.fromhex(key))
+            return cubin
+        # cuda.core's cache would make folders in the bundle and touch its files. This is where version 1 of
+        # it keeps an entry; a test compares.
+        digest = sha256(bytes.fromhex(key)).hexdigest()
+        try:
+            return _read(self._cubins_path / "entries" / digest[:2] / digest[2:])
+        except FileNotFoundError:
+            return None
 
     def _cubins(self) -> Any:
         with self._lock:
@@ -215,6 +227,22 @@ def is_key(path: Path) -> bool:
     return path.suffix == ".json" and len(path.stem) == 64 and not set(path.stem) - set("0123456789abcdef")
 
 
+def _read(path: Path) -> bytes:
+    """The content of a regular file; anything else, such as a pipe, might never end.
+
+    Raises:
+        CacheCorruptError: it is something else; OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise corrupt_error(f"{path.name}, which is no regular file", "a file that was stored")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that others see whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
@@ -229,4 +257,4 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _is_temporary(path: Path) -> bool:
-    return path.suffix == ".tmp" or path.parent.name == "tmp"
+    return path.name.startswith((".", "entry-")) and (path.suffix == ".tmp" or path.parent.name == "tmp")

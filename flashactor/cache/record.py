@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from flashactor.errors import CacheCorruptError
 
 FORMAT = 1
-"""Version of the record; it enters the key, so two versions never take each other's entries for damaged."""
+"""Version of the record; it enters the key, so a lookup never meets the entry of another version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,11 @@ class CubinRecord:
         try:
             values: dict[str, Any] = json.loads(text)
             record = cls(**{**values, "options": tuple(values["options"])})
-            sound = all(type(getattr(record, f.name)).__name__ == f.type.split("[")[0] for f in fields(cls))
+            wrong = [f.name for f in fields(cls) if not _is_sound(f.type, getattr(record, f.name))]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise corrupt_error(f"{type(error).__name__}: {error}", "a record of a cubin") from error
-        if not sound:
-            raise corrupt_error("a field of another type", "a record of a cubin")
+        if wrong:
+            raise corrupt_error(f"a wrong {wrong[0]}", "a record of a cubin")
         return record
 
     def without_history(self) -> CubinRecord:
@@ -108,6 +109,24 @@ class CachedKernel:
     cubin: bytes
     record: CubinRecord
     source: Literal["compiled", "disk", "bundle", "memory"]
+
+
+def _is_sound(field_type: object, value: object) -> bool:
+    """Whether a field holds what this program writes; what others wrote would be printed and summed up."""
+    match value:
+        case str():
+            return field_type == "str" and _is_text(value)
+        case int() if not isinstance(value, bool):
+            return field_type == "int" and 0 <= value < 1 << 63
+        case float():
+            return field_type == "float" and 0.0 <= value < math.inf
+        case tuple():
+            return all(isinstance(option, str) and _is_text(option) for option in value)
+    return False
+
+
+def _is_text(value: str) -> bool:
+    return all(character.isprintable() or character in "\n\t" for character in value)
 
 
 def cache_key(digest: str, compiler_options: tuple[str, ...], version: str) -> str:

@@ -31,13 +31,14 @@ def require_private(folder: Path, *, any_owner: bool = False) -> None:
     package = PACKAGE_ROOT.stat()
     if package.st_mode & stat.S_IWOTH:
         return
+    chmod = f"run chmod go-w {folder}, or "
     if found.st_mode & stat.S_IWOTH:
-        _refuse(folder, f"everyone may write (mode {stat.S_IMODE(found.st_mode):o})")
+        _refuse(folder, chmod, f"everyone may write (mode {stat.S_IMODE(found.st_mode):o})")
     group_of_package = package.st_gid if package.st_mode & stat.S_IWGRP else None
     if found.st_mode & stat.S_IWGRP and found.st_gid != group_of_package and not _is_own_group(found.st_gid):
-        _refuse(folder, f"group {found.st_gid} may write (mode {stat.S_IMODE(found.st_mode):o})")
+        _refuse(folder, chmod, f"group {found.st_gid} may write (mode {stat.S_IMODE(found.st_mode):o})")
     if not any_owner and found.st_uid not in (os.geteuid(), 0, package.st_uid):
-        _refuse(folder, f"user {found.st_uid} owns")
+        _refuse(folder, "", f"user {found.st_uid} owns")
 
 
 def _is_own_group(gid: int) -> bool:
@@ -51,11 +52,11 @@ def _is_own_group(gid: int) -> bool:
     return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def _refuse(folder: Path, why: str) -> None:
+def _refuse(path: Path, remedy: str, why: str) -> None:
     raise CachePermissionError(
-        field="cache folder",
-        got=f"{folder}, which {why}",
+        field="cache",
+        got=f"{path}, which {why}",
         expected="one that only this user may write: a cubin from it runs as code",
-        remedy=f"run chmod go-w {folder}, choose another with FLASHACTOR_CACHE_DIR, or set "
+        remedy=f"{remedy}choose another with FLASHACTOR_CACHE_DIR or FLASHACTOR_CACHE_BUNDLES, or set "
         "FLASHACTOR_CACHE_SHARED=1 if you trust all who may write it",
     )

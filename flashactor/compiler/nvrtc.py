@@ -7,6 +7,7 @@ thread, and NVRTC compiles in parallel.
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 from flashactor.compiler.source import translation_unit
 from flashactor.errors import CompileError, DeviceUnavailableError
+from flashactor.settings import compiler_variables
 from flashactor.types import SmArch
 
 # Without line information: it would store the working directory in the cubin, and make it four times larger.
@@ -28,6 +30,15 @@ _PTXAS = "-v"
 
 
 _loading = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child, where the thread that held the lock may not exist."""
+    global _loading
+    _loading = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def load_cuda_packages() -> None:
@@ -128,20 +139,32 @@ def options(spec: Compilable) -> tuple[str, ...]:
 def nvrtc_version() -> str:
     """The version of the NVRTC library that this process loads, such as ``13.5 (wheel 13.5.37)``.
 
+    The library itself knows no patch level. That of the wheel counts if the library is the wheel's; of
+    another one, its file's name says it, such as ``13.4 (libnvrtc.so.13.4.92)``. Variables of the environment
+    that change the code which NVRTC makes follow.
+
     Raises:
         DeviceUnavailableError: there is no NVRTC library.
     """
     with _nvrtc_required():
         load_cuda_packages()
         from cuda.bindings import nvrtc
+        from cuda.pathfinder import load_nvidia_dynamic_lib
 
         _, major, minor = nvrtc.nvrtcVersion()
-    from importlib.metadata import PackageNotFoundError, version
+        library = Path(load_nvidia_dynamic_lib("nvrtc").abs_path or "unknown").resolve()
+    return f"{major}.{minor} ({', '.join((_patch_level(library), *compiler_variables()))})"
+
+
+def _patch_level(library: Path) -> str:
+    from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        return f"{major}.{minor} (wheel {version('nvidia-cuda-nvrtc')})"
+        wheel = distribution("nvidia-cuda-nvrtc")
     except PackageNotFoundError:
-        return f"{major}.{minor}"
+        return library.name
+    folder = Path(str(wheel.locate_file(""))).resolve()
+    return f"wheel {wheel.version}" if library.is_relative_to(folder) else library.name
 
 
 def compile_cubin(spec: Compilable, *, root: Path | None = None) -> CompiledKernel:
