@@ -47,6 +47,7 @@
     ├── DeviceUnavailableError
     ├── UnknownImplementationError        also a ValueError
     ├── SettingsError                     a variable of the environment is wrong; also a ValueError
+    ├── OutputError                       a file or stdout cannot be written
     └── ActorError
         ├── MailboxFullError
         ├── AskTimeoutError               also a TimeoutError
@@ -366,6 +367,10 @@ class UnknownImplementationError(FlashAttnError, ValueError):
 
 class SettingsError(FlashAttnError, ValueError):
     """A variable of the environment has a value that it cannot have."""
+
+
+class OutputError(FlashAttnError):
+    """What was to be written cannot be: a file, a folder or stdout."""
 
 
 class ActorError(FlashAttnError):
