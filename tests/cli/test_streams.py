@@ -98,8 +98,7 @@ def test_a_second_ctrl_c_ends_at_once_and_shows_no_traceback(environment):
     program = (
         "import sys, time\nimport flashactor.cli.doctor as doctor\n"
         "def run(options):\n"
-        "    print('ready', flush=True)\n"
-        "    try:\n        time.sleep(60)\n"
+        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('tidying', flush=True)\n        time.sleep(60)\n"
         "doctor.run = run\n"
         "from flashactor.cli.main import main\nsys.exit(main(['doctor']))"
