@@ -83,6 +83,8 @@ class KeyTrace:
         self._lines.update(whole.decode(errors="replace").splitlines())
         end = file.tell() - len(rest)
         if rest:  # a writer was killed within its line
+            if not rest.startswith(b"{"):
+                raise ValueError("its last line is no key, and has no end")
             file.truncate(end)
         new = [line for line in self._pending if line not in self._lines]
         file.write("".join(f"{line}\n" for line in new).encode())

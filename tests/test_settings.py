@@ -7,6 +7,7 @@ import platformdirs
 import pytest
 
 from flashactor import settings
+from flashactor.errors import SettingsError
 from flashactor.settings import Settings, default_cache_dir
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -53,3 +54,40 @@ def test_processes_multiply_on_one_core_unless_told_otherwise(monkeypatch, befor
     with settings.one_blas_thread():
         assert os.environ[name] == (before or "1")
     assert os.environ.get(name) == before
+
+
+def test_paths_are_absolute_from_the_start(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    env = {"FLASHACTOR_CACHE_DIR": "c", "FLASHACTOR_CACHE_BUNDLES": "a:b", "FLASHACTOR_TRACE_KEYS": "t"}
+    found = Settings.from_environment(env)
+    assert (found.cache_dir, found.trace_keys) == (tmp_path / "c", tmp_path / "t")
+    assert found.cache_bundles == (tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLASHACTOR_CACHE_DIR", "~nosuchuser/x"),
+        ("FLASHACTOR_CACHE_MAX_BYTES", "-1"),
+        ("FLASHACTOR_CACHE_MAX_BYTES", "9" * 5000),
+        ("FLASHACTOR_CACHE_MAX_BYTES", "many"),
+        ("FLASHACTOR_NO_COMPILE", "perhaps"),
+        ("FLASHACTOR_CACHE_SHARED", "2"),
+    ],
+)
+def test_a_value_that_means_nothing_is_named(name, value):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({name: value})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("1000", 1000), ("500M", 500 << 20), ("2 GiB", 2 << 30), ("1kb", 1024)]
+)
+def test_sizes(text, size):
+    assert Settings.from_environment({"FLASHACTOR_CACHE_MAX_BYTES": text}).cache_max_bytes == size
+
+
+@pytest.mark.parametrize(("text", "chosen"), [("1", True), ("true", True), ("0", False), ("False", False)])
+def test_switches(text, chosen):
+    assert Settings.from_environment({"FLASHACTOR_NO_COMPILE": text}).no_compile is chosen

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from flashactor import (
     DType,
@@ -163,9 +165,37 @@ def test_a_line_that_a_killed_writer_left_behind_is_passed_over(path):
     path.write_text(whole + whole[:50])
     assert read_trace(path) == [CAUSAL]
     KeyTrace(path).record(work_of(REQUESTS[0]))
-    lines = path.read_text().splitlines()
-    assert lines[1] == whole[:50]
-    assert json.loads(lines[2])["head_dim"] == 96
+    assert read_trace(path) == [CAUSAL, REQUESTS[0]]
+    assert path.read_text().count("\n") == 2
+
+
+def test_a_file_that_is_no_trace_is_left_as_it_is(path, caplog):
+    path.write_text("somebody's notes")
+    KeyTrace(path).record(work_of(CAUSAL))
+    assert path.read_text() == "somebody's notes"
+    assert "keys are not traced" in caplog.text
+
+
+def test_a_special_file_is_no_trace(tmp_path, caplog):
+    os.mkfifo(tmp_path / "pipe")
+    KeyTrace(tmp_path / "pipe").record(work_of(CAUSAL))
+    assert "no regular file" in caplog.text
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_file_that_another_process_locks_holds_nobody_up(path):
+    trace = KeyTrace(path)
+    with FileLock(f"{path}.lock"):
+        began = time.monotonic()
+        trace.record(work_of(CAUSAL))
+        assert time.monotonic() - began < 2
+        assert not path.exists()
+    trace.record(work_of(REQUESTS[0]))
+    assert read_trace(path) == [CAUSAL, REQUESTS[0]]
+    with FileLock(f"{path}.lock"):
+        trace.record(work_of(REQUESTS[1]))
+    trace.close()
+    assert read_trace(path)[-1] == REQUESTS[1]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +219,16 @@ def test_a_line_that_is_no_key_is_named_by_its_number(path, line):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("head_dim", 100), ("head_dim", "128"), ("arch", "sm_75"), ("dtype", 3), ("request", "Nothing")],
+    [
+        ("causal", None),
+        ("causal", -1),
+        ("alibi", []),
+        ("head_dim", 100),
+        ("head_dim", "128"),
+        ("arch", "sm_75"),
+        ("dtype", 3),
+        ("request", "Nothing"),
+    ],
 )
 def test_a_field_that_is_wrong_is_refused(path, field, value):
     KeyTrace(path).record(work_of(CAUSAL))

@@ -127,9 +127,9 @@ class KeyClaim:
     def _owner(self) -> tuple[str, str]:
         """The attempt under way, "" when none is noted or only one that failed, and who makes it."""
         note = self._read()
-        if "failure" in note:  # perhaps long ago, and the present owner has not begun or compiles nothing
+        if "pid" not in note or "failure" in note:  # an old failure: the present owner has not begun yet
             return "", "another process"
-        return str(note.get("attempt", "")), f"process {note.get('pid', 'unknown')}"
+        return str(note.get("attempt", "")), f"process {note['pid']}"
 
     def _failure_of(self, attempt: str) -> CompileError | None:
         """How the compile failed that this process waited for; None if another began since, or it did not."""

@@ -73,6 +73,8 @@ class CubinRecord:
         """
         try:
             values: dict[str, Any] = json.loads(text)
+            if not isinstance(values["options"], list):
+                raise TypeError("options are no list")
             record = cls(**{**values, "options": tuple(values["options"])})
             wrong = [f.name for f in fields(cls) if not _is_sound(f.type, getattr(record, f.name))]
         except (ValueError, TypeError, KeyError, RecursionError) as error:

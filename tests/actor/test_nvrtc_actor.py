@@ -242,7 +242,7 @@ def test_asks_that_race_with_the_stop_are_all_answered(cache):
         assert len(answers) == 40
 
 
-@pytest.mark.parametrize("workers", [0, -1])
+@pytest.mark.parametrize("workers", [0, -1, 1.5, float("nan"), "2", True])
 def test_workers_must_be_positive(cache, workers):
     with pytest.raises(RequestError, match="workers"):
         NvrtcActor(cache, workers)
@@ -301,6 +301,51 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 parent.stop(10)
 """
+
+
+def test_stop_in_a_callback_does_not_wait_for_itself(cache, start):
+    actor = start()
+    stopped = threading.Event()
+
+    def stop(_):
+        actor.stop()
+        stopped.set()
+
+    actor.ask("a").add_done_callback(stop)
+    cache.finish("a")
+    assert stopped.wait(PATIENCE)
+    actor.stop(PATIENCE)
+    assert not actor.is_alive
+
+
+INHERIT = """
+import os
+from flashactor.actor.nvrtc_actor import NvrtcActor
+from flashactor.errors import ActorStoppedError
+
+class Cache:
+    def key(self, spec):
+        return spec
+    def get_or_compile(self, spec):
+        return spec
+
+actor = NvrtcActor(Cache(), 1)
+assert actor.ask("a").result(10) == "a"
+child = os.fork()
+if child == 0:
+    try:
+        actor.ask("b").result(10)
+    except ActorStoppedError:
+        actor.stop()
+        os._exit(0 if not actor.is_alive else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert actor.ask("c").result(10) == "c"
+"""
+
+
+def test_an_actor_that_a_child_inherits_is_stopped_there():
+    subprocess.run([sys.executable, "-c", INHERIT], timeout=60, check=True)
 
 
 def test_a_forked_child_gets_an_actor_of_its_own(tmp_path):

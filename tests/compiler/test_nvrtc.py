@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from small_kernel import KERNEL, SmallSpec, write_sources
@@ -184,3 +185,38 @@ def test_importing_the_compiler_loads_neither_cuda_nor_numpy():
         "assert not {'cuda', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", statement], check=True)
+
+
+def test_the_version_names_what_changes_the_code(monkeypatch):
+    plain = nvrtc.nvrtc_version()
+    assert plain.startswith("13.")
+    assert "wheel" in plain
+    nvrtc.nvrtc_version.cache_clear()
+    monkeypatch.setenv("NV_NVVM_VERSION", "nvvm-latest")
+    try:
+        assert nvrtc.nvrtc_version() == plain[:-1] + ", NV_NVVM_VERSION=nvvm-latest)"
+    finally:
+        nvrtc.nvrtc_version.cache_clear()
+
+
+def test_the_patch_level_is_that_of_the_library_which_is_loaded(monkeypatch):
+    assert nvrtc._patch_level(Path(nvrtc.__file__).parent / "libnvrtc.so.13").startswith(
+        ("wheel", "libnvrtc")
+    )
+    assert nvrtc._patch_level(Path("/usr/local/cuda/lib64/libnvrtc.so.13.4.92")) == "libnvrtc.so.13.4.92"
+
+
+FORK_WHILE_LOADING = """
+import os, threading
+from flashactor.compiler import nvrtc
+assert nvrtc._loading.acquire()  # as a thread that is importing the CUDA packages
+child = os.fork()
+if child == 0:
+    nvrtc.load_cuda_packages()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_child_that_is_forked_while_the_packages_load_loads_them_itself():
+    subprocess.run([sys.executable, "-c", FORK_WHILE_LOADING], timeout=60, check=True)
