@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -199,10 +200,10 @@ def test_the_version_names_what_changes_the_code(monkeypatch):
         nvrtc.nvrtc_version.cache_clear()
 
 
-def test_the_patch_level_is_that_of_the_library_which_is_loaded(monkeypatch):
-    assert nvrtc._patch_level(Path(nvrtc.__file__).parent / "libnvrtc.so.13").startswith(
-        ("wheel", "libnvrtc")
-    )
+def test_the_patch_level_is_that_of_the_library_which_is_loaded():
+    wheel = distribution("nvidia-cuda-nvrtc")
+    library = Path(wheel.locate_file("nvidia/cu13/lib/libnvrtc.so.13"))
+    assert nvrtc._patch_level(library.resolve()) == f"wheel {wheel.version}"
     assert nvrtc._patch_level(Path("/usr/local/cuda/lib64/libnvrtc.so.13.4.92")) == "libnvrtc.so.13.4.92"
 
 
