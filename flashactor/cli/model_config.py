@@ -7,13 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flashactor.cli.model_families import (
+    ATTN_CONFIG,
+    DEFAULTS,
+    ENCODERS,
+    FULL,
+    HEAD_DIM,
+    HEADS,
+    HEADS_KV,
+    MIXED_FIELDS,
+    MIXED_MODELS,
+    OTHER_ATTENTION,
+    OTHER_PREFIXES,
+    SLIDING,
+    SOFTCAP,
+    WIDTH,
+    WITHOUT_ATTENTION,
+    Config,
+)
 from flashactor.cli.options import reject
 from flashactor.errors import RequestError
 from flashactor.requests import AttentionRequest, Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.requests.bare import bare_request
 from flashactor.types import DType, MaskKind, PositionBias, is_count
-
-Config = dict[str, Any]
 
 INFERENCE_TYPES: tuple[type[AttentionRequest], ...] = (
     Fa2FwdRequest,
@@ -24,16 +40,6 @@ INFERENCE_TYPES: tuple[type[AttentionRequest], ...] = (
 
 LARGEST_COUNT = 1 << 31
 """No field counts so much; and a kernel's sizes are 32 bits."""
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-WITHOUT_ATTENTION = frozenset({"linear_attention", "mamba", "conv", "recurrent"})
-"""Layer types that call no attention kernel."""
-
-MIXED_MODELS = frozenset({"gemma2", "gemma3", "gemma3_text", "cohere2", "gpt_oss"})
-"""Models with full layers between sliding ones, which older configurations of theirs do not spell out."""
-
-MIXED_FIELDS = ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers")
-"""Fields that only models with layers of both kinds have."""
 
 
 def model_requests(path: Path, dtypes: Sequence[DType] = ()) -> list[AttentionRequest]:
@@ -50,12 +56,12 @@ def model_requests(path: Path, dtypes: Sequence[DType] = ()) -> list[AttentionRe
     """
     config = _read(path / "config.json" if path.is_dir() else path)
     _refuse_latent_attention(config)
-    heads = _count(config, "num_attention_heads")
+    heads = _count(config, *HEADS)
     fields: dict[str, Any] = {
         "head_dim": _head_dim(config, heads),
         "gqa_ratio": _gqa_ratio(config, heads),
         "softcap": _softcap(config),
-        "bias": PositionBias.ALIBI if config.get("alibi") is True else PositionBias.NONE,
+        "bias": PositionBias.ALIBI if _has_alibi(config) else PositionBias.NONE,
         "sink_logits": config.get("model_type") == "gpt_oss",
     }
     return [
@@ -71,13 +77,44 @@ def _read(path: Path) -> Config:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise _wrong(str(path), f"{type(error).__name__}: {error}", "a JSON file") from error
-    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
+    if not isinstance(config, dict):
+        raise _wrong(str(path), type(config).__name__, "a JSON object, as Hugging Face models have")
+    _refuse_other_attention(config)
+    if isinstance(config.get("text_config"), dict):
         # A model of several modalities: the language model is what its kernels are for. What it does not say
         # of its own, such as the dtype, is said for all.
         config = {**config, **config["text_config"]}
-    if not isinstance(config, dict):
-        raise _wrong(str(path), type(config).__name__, "a JSON object, as Hugging Face models have")
+    if isinstance(nested := config.get("attn_config"), dict):
+        config = {**{name: nested[name] for name in ATTN_CONFIG if name in nested}, **config}
+    config = {**DEFAULTS.get(str(config.get("model_type")), {}), **config}
+    _refuse_other_attention(config)
     return config
+
+
+def _refuse_other_attention(config: Config) -> None:
+    for field, value, why in OTHER_ATTENTION:
+        if field in config and config[field] == value:
+            raise _other_attention(field, value, why)
+    for name, value in config.items():
+        for prefix, why in OTHER_PREFIXES:
+            if name.startswith(prefix) and value is not None:
+                raise _other_attention(name, value, why)
+    if config.get("is_decoder") is True:
+        return
+    model_type = str(config.get("model_type"))
+    if model_type in ENCODERS or "bert" in model_type:
+        raise _other_attention("model_type", model_type, "an encoder, without a causal mask")
+    if "ForMaskedLM" in str(config.get("architectures")):
+        raise _other_attention("architectures", config["architectures"], "an encoder, without a causal mask")
+
+
+def _other_attention(field: str, value: object, why: str) -> RequestError:
+    return RequestError(
+        field=field,
+        got=f"{str(value)[:80]}, which means {why}",
+        expected="a model whose attention is causal, over all keys or a window",
+        remedy="name its kernels without --config, by --head-dim, --dtype and --mask",
+    )
 
 
 def _refuse_latent_attention(config: Config) -> None:
@@ -95,21 +132,34 @@ def _refuse_latent_attention(config: Config) -> None:
 
 
 def _head_dim(config: Config, heads: int) -> int:
-    if config.get("head_dim") is not None:
-        return _count(config, "head_dim")
-    hidden = _count(config, "hidden_size")
+    if _has(config, *HEAD_DIM):
+        return _count(config, *HEAD_DIM)
+    hidden = _count(config, *WIDTH)
     if hidden % heads:
-        raise _wrong("hidden_size", hidden, f"a multiple of num_attention_heads, {heads}, or a head_dim")
+        raise _wrong(
+            _first(config, *WIDTH), hidden, f"a multiple of {_first(config, *HEADS)}, {heads}, or a head_dim"
+        )
     return hidden // heads
 
 
 def _gqa_ratio(config: Config, heads: int) -> int:
-    if config.get("num_key_value_heads") is None:  # multi-head attention, from before there was another
+    # Falcon of before its new architecture has one head of k and v, and a num_kv_heads that nothing reads.
+    one_head = config.get("multi_query") is True and config.get("new_decoder_architecture") is not True
+    if one_head or config.get("attn_type") == "multiquery_attention":
+        return heads
+    names: tuple[str, ...] = HEADS_KV
+    if config.get("multi_query_attention") is True:  # ChatGLM, which has a number of groups without it too
+        names = (*HEADS_KV, "multi_query_group_num")
+    if not _has(config, *names):  # multi-head attention, from before there was another
         return 1
-    heads_kv = _count(config, "num_key_value_heads")
+    heads_kv = _count(config, *names)
     if heads % heads_kv:
-        raise _wrong("num_key_value_heads", heads_kv, f"a divisor of num_attention_heads, {heads}")
+        raise _wrong(_first(config, *names), heads_kv, f"a divisor of {_first(config, *HEADS)}, {heads}")
     return heads // heads_kv
+
+
+def _has_alibi(config: Config) -> bool:
+    return config.get("alibi") is True or config.get("position_embedding_type") == "alibi"
 
 
 def _dtype(config: Config) -> DType:
@@ -149,20 +199,42 @@ def _layer_kinds(config: Config) -> set[str]:
         return kinds
     if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return {FULL}
+    if config.get("max_window_layers") is not None:
+        return _kinds_above(config)
     mixed = str(config.get("model_type")) in MIXED_MODELS or any(map(config.get, MIXED_FIELDS))
     return {FULL, SLIDING} if mixed else {SLIDING}
 
 
+def _kinds_above(config: Config) -> set[str]:
+    """Qwen's first ``max_window_layers`` layers are full, and the rest are not."""
+    full = config["max_window_layers"]
+    if not is_count(full, 0):
+        raise _wrong("max_window_layers", repr(full)[:80], "a number of layers")
+    some_slide = not _has(config, "num_hidden_layers") or full < _count(config, "num_hidden_layers")
+    return ({FULL} if full else set()) | ({SLIDING} if some_slide else set())
+
+
 def _softcap(config: Config) -> float:
-    softcap = config.get("attn_logit_softcapping")
-    if softcap is None:
+    if not _has(config, *SOFTCAP):
         return 0.0
+    name = _first(config, *SOFTCAP)
+    softcap = config[name]
     if isinstance(softcap, bool) or not isinstance(softcap, int | float) or not 0 < softcap < LARGEST_COUNT:
-        raise _wrong("attn_logit_softcapping", repr(softcap)[:80], "a positive number or null")
+        raise _wrong(name, repr(softcap)[:80], "a positive number or null")
     return float(softcap)
 
 
-def _count(config: Config, name: str) -> int:
+def _first(config: Config, *names: str) -> str:
+    """The first name that has a value; the usual one if none has."""
+    return next((name for name in names if config.get(name) is not None), names[0])
+
+
+def _has(config: Config, *names: str) -> bool:
+    return config.get(_first(config, *names)) is not None
+
+
+def _count(config: Config, *names: str) -> int:
+    name = _first(config, *names)
     value = config.get(name)
     if value is None:
         raise _wrong(name, "no such field", "a positive integer")
