@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flashactor.cli.model_config import model_requests
 from flashactor.cli.options import reject
+from flashactor.cli.output import counted
 from flashactor.cli.selection import (
     add_feature_option,
     add_kernel_option,
@@ -69,36 +70,60 @@ def warm_list(options: argparse.Namespace) -> WarmList:
     if options.config:
         archs = options.arch or default_archs()
         requests = model_requests(options.config, options.dtype or ())
-        return choose_kernels((request, arch) for request in requests for arch in archs)
+        return choose_kernels([(request, arch) for request in requests for arch in archs], "the model")
     if options.trace:
-        return choose_kernels(_traced(options))
+        return choose_kernels(_traced(options), "the trace")
     return WarmList(matching_specs(options, options.mask, options.feature))
 
 
-def choose_kernels(cells: Iterable[tuple[AttentionRequest, SmArch]]) -> WarmList:
+def choose_kernels(cells: Sequence[tuple[AttentionRequest, SmArch]], whose: str) -> WarmList:
     """The kernels of requests on architectures, and what there is none for.
 
+    Args:
+        cells: the requests, each with its architecture.
+        whose: where they come from, for the error.
+
     Raises:
-        FlashAttnError: there is none for any of them; the last one's reasons.
+        NoKernelError: there is none for any of them; all the reasons.
     """
     found: dict[KernelSpec, None] = {}
-    refused: dict[tuple[str, str], None] = {}
-    last: FlashAttnError | None = None
+    refusals: list[FlashAttnError] = []
     for request, arch in cells:
         try:
             found[choose_kernel(request, arch)] = None
         except FlashAttnError as error:  # fp8 on an architecture without it is no NoKernelError
-            last = error
-            refused[str(error.got), _why(error)] = None
-    if last is not None and not found:
-        raise last
-    return WarmList(list(found), list(refused))
+            refusals.append(error)
+    if refusals and not found:
+        archs = ", ".join(sorted({arch.target for _, arch in cells}))
+        raise NoKernelError(
+            field="request",
+            got=f"{counted(len(cells), 'request')} of {whose} on {archs}, and no kernel computes any",
+            expected="one at least that a kernel computes",
+            remedy="see flashactor explain, or compute it on the host with executor='reference'",
+            reasons=_all_reasons(refusals),
+        )
+    listed = dict.fromkeys((str(error.got), _why(error)) for error in refusals)
+    return WarmList(list(found), list(listed))
+
+
+def _reasons(error: FlashAttnError) -> dict[str, tuple[str, ...]]:
+    """By implementation; of an error that is about none, by what was wrong."""
+    return (
+        error.reasons if isinstance(error, NoKernelError) else {error.field: (f"expected {error.expected}",)}
+    )
+
+
+def _all_reasons(errors: Iterable[FlashAttnError]) -> dict[str, tuple[str, ...]]:
+    """The reasons of all of them, each once."""
+    merged: dict[str, dict[str, None]] = {}
+    for error in errors:
+        for name, reasons in _reasons(error).items():
+            merged.setdefault(name, {}).update(dict.fromkeys(reasons))
+    return {name: tuple(reasons) for name, reasons in merged.items()}
 
 
 def _why(error: FlashAttnError) -> str:
-    if isinstance(error, NoKernelError):
-        return "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in error.reasons.items())
-    return f"expected {error.expected}"
+    return "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in _reasons(error).items())
 
 
 def _traced(options: argparse.Namespace) -> list[tuple[AttentionRequest, SmArch]]:

@@ -244,7 +244,9 @@ def test_a_model_that_no_kernel_serves_is_one_line(flashactor, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**MODEL, "attn_logit_softcapping": 30.0}))
     run = flashactor("warm", "--config", "config.json", "--arch", "sm_80")
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
-    assert "has no softcap" in run.err
+    assert "3 requests of the model on sm_80, and no kernel computes any" in run.err
+    for reason in ("has no softcap", "not VarlenFwdRequest", "not PagedAttentionRequest"):
+        assert run.err.count(reason) == 1
 
 
 def trace_line(**fields):
