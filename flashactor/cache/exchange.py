@@ -12,7 +12,7 @@ from flashactor.cache.folder import CubinFolder
 from flashactor.cache.inventory import CANDIDATES, is_current
 from flashactor.cache.record import CachedKernel, now
 from flashactor.compiler.nvrtc import Compilable
-from flashactor.errors import CacheCorruptError, CacheMissError, CachePermissionError, CompileError
+from flashactor.errors import CacheCorruptError, CacheMissError, CompileError, OutputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def store_kernels(folder: CubinFolder, kernels: Iterable[CachedKernel]) -> Impor
     """Keep kernels that a folder does not have yet, each under its key's claim; a damaged one is replaced.
 
     Raises:
-        CachePermissionError: the folder cannot be written; what was stored before stays.
+        CachePermissionError: others may write the folder.
+        OutputError: it cannot be written; what was stored before stays.
     """
     stored: list[CachedKernel] = []
     present: list[CachedKernel] = []
@@ -94,7 +95,7 @@ def store_kernels(folder: CubinFolder, kernels: Iterable[CachedKernel]) -> Impor
         for kernel in kernels:
             (stored if _store(folder, kernel) else present).append(kernel)
     except OSError as error:
-        raise CachePermissionError(
+        raise OutputError(
             field="cache folder",
             got=f"{folder.path}, which takes no file: {error.strerror or error}",
             expected="a folder that can be written, on a disk with space",
@@ -105,18 +106,22 @@ def store_kernels(folder: CubinFolder, kernels: Iterable[CachedKernel]) -> Impor
 
 def _store(folder: CubinFolder, kernel: CachedKernel) -> bool:
     """Whether the kernel was not there."""
-    key = kernel.record.key
+    key, record = kernel.record.key, replace(kernel.record, created=now())
     claim = KeyClaim(folder.locks_path, key)
-    try:
-        found = claim.wait(lambda: _whole(folder, key))
-    except CompileError:  # another process could not make what is at hand here
-        found = claim.wait(lambda: _whole(folder, key))
-    if found is not None:
-        return False
-    with claim:
-        folder.store(replace(kernel.record, created=now()), kernel.cubin)
-        claim.succeed()
-    return True
+    while True:
+        try:
+            found = claim.wait(lambda: _whole(folder, key))
+        except CompileError:  # another process could not make what is at hand here
+            continue
+        except TimeoutError:  # it hangs; whole files of one content take each other's place without harm
+            folder.store(record, kernel.cubin)
+            return True
+        if found is not None:
+            return False
+        with claim:
+            folder.store(record, kernel.cubin)
+            claim.succeed()
+        return True
 
 
 def _whole(folder: CubinFolder, key: str) -> CachedKernel | None:

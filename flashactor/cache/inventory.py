@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from flashactor.cache.cubin_cache import CubinCache, Layer
-from flashactor.cache.record import CubinRecord
-from flashactor.compiler.nvrtc import nvrtc_version
+from flashactor.cache.record import CubinRecord, cache_key
+from flashactor.compiler.nvrtc import nvrtc_version, options
 from flashactor.compiler.source import source_digest
-from flashactor.errors import CacheCorruptError, CompileError, UnknownKernelError
+from flashactor.errors import CacheCorruptError, UnknownKernelError
+from flashactor.kernels.sm80 import all_specs
 
 CANDIDATES = 5
 """How many names an error lists."""
@@ -103,16 +105,18 @@ def find_holding(holdings: Sequence[Holding], name: str) -> Holding:
 
 
 def is_current(record: CubinRecord) -> bool:
-    """Whether this installation's source and compiler are those of a record: else nothing looks it up.
+    """Whether this installation looks a record's key up. No file that the record names is read.
 
     Raises:
+        CompileError: a source file of this installation is missing.
         DeviceUnavailableError: there is no NVRTC library.
     """
-    try:
-        digest = source_digest(record.source)
-    except CompileError:  # the source is gone
-        return False
-    return (record.source_digest, record.nvrtc_version) == (digest, nvrtc_version())
+    return record.key in _current_keys(nvrtc_version())
+
+
+@functools.cache
+def _current_keys(version: str) -> frozenset[str]:
+    return frozenset(cache_key(source_digest(spec.source), options(spec), version) for spec in all_specs())
 
 
 def _starts(record: CubinRecord, prefix: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashactor.cli.cache.common import add_subparser
 from flashactor.cli.options import reject
-from flashactor.cli.output import amount, counted, print_error, print_json
+from flashactor.cli.output import amount, counted, print_json
 from flashactor.cli.selection import (
     add_feature_option,
     add_kernel_option,
@@ -16,7 +16,6 @@ from flashactor.cli.selection import (
     matching_specs,
     specs_of_labels,
 )
-from flashactor.errors import CachePermissionError
 
 if TYPE_CHECKING:
     from flashactor.cache import CubinCache
@@ -84,22 +83,24 @@ def _import(options: argparse.Namespace) -> int:
     from flashactor.cache import CubinCache
     from flashactor.cache.bundle import BundleFile
     from flashactor.cache.exchange import store_kernels
+    from flashactor.settings import Settings
 
     found = [kernel for bundle in options.bundles for kernel in BundleFile(bundle).read()]
-    folder = CubinCache.from_settings().folder
-    try:
-        imported = store_kernels(folder, found)
-    except CachePermissionError as error:  # the input was good: what was to be made was not
-        print_error(error)
-        return 1
+    settings = Settings.from_environment()
+    cache, limit = CubinCache.from_settings(settings), settings.cache_max_bytes
+    imported = store_kernels(cache.folder, found)
+    evicted = [] if limit is None else cache.evict(limit)
     if options.json:
         print_json(
             {
-                "folder": str(folder.path),
+                "folder": str(cache.path),
                 "imported": sorted(kernel.record.label for kernel in imported.stored),
                 "already_there": sorted(kernel.record.label for kernel in imported.present),
+                "evicted": sorted(record.label for record in evicted),
             }
         )
     else:
         print(f"{counted(len(imported.stored))} imported, {len(imported.present)} already there")
+        if evicted:
+            print(f"{counted(len(evicted))} removed: FLASHACTOR_CACHE_MAX_BYTES allows {amount(limit or 0)}")
     return 0

@@ -14,8 +14,9 @@ import pytest
 from cached_kernels import CAUSAL, FULL, SMALL, damage, key_of
 
 from flashactor.cache import CubinCache
-from flashactor.cache.claim import forget
+from flashactor.cache.claim import KeyClaim, forget
 from flashactor.cache.folder import CubinFolder
+from flashactor.errors import CompileError
 
 
 def test_import_stores_what_is_not_there_yet(flashactor, bundle, tmp_path):
@@ -122,3 +123,47 @@ def test_a_bundle_serves_a_process_that_may_not_compile(bundle, cache, tmp_path,
     document = json.loads(warm.stdout)
     assert (document["compiled"], document["cached"], document["failed"]) == (0, 2, [])
     assert not list(Path(tmp_path / "empty").rglob("*.json"))
+
+
+def test_import_goes_on_though_another_process_hangs(flashactor, cache, bundle, monkeypatch):
+    monkeypatch.setattr("flashactor.cache.claim.PATIENCE_SECONDS", 0.1)
+    key = key_of(cache)
+    cache.folder.remove(key)
+    claim = KeyClaim(cache.folder.locks_path, key)
+    assert claim.acquire()
+    with claim:
+        run = flashactor("cache", "import", bundle)
+    assert (run.code, run.out, run.err) == (0, "1 kernel imported, 1 already there\n", "")
+    assert flashactor("cache", "verify").code == 0
+
+
+def test_import_asks_again_after_every_failed_compile_of_another_process(
+    flashactor, cache, bundle, monkeypatch
+):
+    failures, wait = iter(range(3)), KeyClaim.wait
+
+    def failing(self, done):
+        for _ in failures:
+            raise CompileError("kernel source", "an error", "none", "mend it")
+        return wait(self, done)
+
+    monkeypatch.setattr(KeyClaim, "wait", failing)
+    forget(cache.folder, key_of(cache))
+    assert flashactor("cache", "import", bundle).out == "1 kernel imported, 1 already there\n"
+
+
+def test_import_into_a_folder_that_others_may_write_is_bad_input(flashactor, cache, bundle):
+    cache.path.chmod(0o777)
+    run = flashactor("cache", "import", bundle)
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert "chmod" in run.err
+
+
+def test_import_keeps_to_the_limit(flashactor, cache, bundle, monkeypatch):
+    sizes = {record.label: record.size for record in cache.records()}
+    flashactor("cache", "clear")
+    monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", str(max(sizes.values())))
+    document = json.loads(flashactor("cache", "import", bundle, "--json").out)
+    assert (len(document["imported"]), len(document["evicted"])) == (2, 1)
+    assert len(cache.records()) == 1
+    assert "1 kernel removed: FLASHACTOR_CACHE_MAX_BYTES allows" in flashactor("cache", "import", bundle).out

@@ -40,7 +40,7 @@ def test_prune_by_last_use(flashactor, cache):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"source_digest": "0" * 64}, {"nvrtc_version": "12.0 (wheel 12.0.1)"}, {"source": "sm70/gone.cu"}],
+    [{"source_digest": "0" * 64}, {"nvrtc_version": "12.0 (wheel 12.0.1)"}, {"options": ["-arch=sm_70"]}],
     ids=lambda fields: next(iter(fields)),
 )
 def test_prune_removes_what_nothing_looks_up(flashactor, cache, fields):
@@ -49,6 +49,13 @@ def test_prune_removes_what_nothing_looks_up(flashactor, cache, fields):
     assert len(cache.records()) == 2
     assert f"{CAUSAL} (stale)" in flashactor("cache", "prune", "--stale").out
     assert [record.label for record in cache.records()] == [FULL]
+
+
+def test_no_file_that_a_record_names_is_opened(flashactor, cache, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
+    rewrite_record(cache, CAUSAL, source=str(tmp_path / "pipe"))
+    assert flashactor("cache", "prune", "--stale").out == "nothing to remove\n"
+    assert json.loads(flashactor("cache", "show", CAUSAL, "--json").out)["current"] is True
 
 
 def test_prune_removes_litter_and_nothing_else(flashactor, cache):
