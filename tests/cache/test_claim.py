@@ -15,33 +15,44 @@ from flashactor.errors import CompileError
 
 SPEC = small_spec(7)
 
-# Compiles when the file "go" is there; says in the file "log" that it began.
+# Compiles when the file "go" is there; says in the file "log" that it began, and prints when it has to wait.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from cache_tools import fake_compile, small_spec, use_fake_compiler
 from flashactor.cache import CubinCache
+from flashactor.cache.claim import KeyClaim
 from flashactor.errors import CompileError
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 
 def compile_(spec, *, root=None):
-    with (folder / "log").open("a") as log:
-        log.write(f"begin {os.getpid()}\\n")
     if mode == "fork" and os.fork() == 0:
         while not (folder / "go").exists():
             time.sleep(0.1)
         time.sleep(3)
         os._exit(0)
+    with (folder / "log").open("a") as log:
+        log.write(f"begin {os.getpid()}\\n")
     while not (folder / "go").exists():
         time.sleep(0.005)
     if mode == "fail":
         raise CompileError("kernel source", "bad", "none", "mend it", log="the log", source_line="k.cu(3)")
     return fake_compile(spec)
 
+acquire, waits = KeyClaim.acquire, []
+
+def acquire_(claim):
+    acquired = acquire(claim)
+    if not acquired:
+        waits.append(claim)
+        if len(waits) == 2:  # between the two it has read whose compile it waits for
+            print("waits", flush=True)
+    return acquired
+
+KeyClaim.acquire = acquire_
 use_fake_compiler(compile_)
 cache = CubinCache(folder / "cache", root=folder / "sources")
-print("asks", flush=True)
 try:
     kernel = cache.get_or_compile(small_spec(7))
     print(kernel.source, kernel.record.sha256)
@@ -81,10 +92,9 @@ def begun(tmp_path):
     return wait
 
 
-def asks(process):
-    """Wait until a child is about to ask the cache, and then some."""
-    assert process.process.stdout.readline() == "asks\n"
-    time.sleep(0.3)
+def waits(process):
+    """Wait until a child knows that another has the claim, and which compile it waits for."""
+    assert process.process.stdout.readline() == "waits\n"
 
 
 def test_those_who_wait_get_the_owners_kernel(child, begun, tmp_path):
@@ -92,7 +102,7 @@ def test_those_who_wait_get_the_owners_kernel(child, begun, tmp_path):
     begun(1)
     waiting = [child() for _ in range(3)]
     for process in waiting:
-        asks(process)
+        waits(process)
     (tmp_path / "go").touch()
     results = [process.result() for process in (owner, *waiting)]
     digests = {result[-2].split()[1] for result in results}
@@ -106,7 +116,7 @@ def test_a_killed_owner_is_noticed(child, begun, tmp_path):
     owner = child()
     begun(1)
     waiter = child()
-    asks(waiter)
+    waits(waiter)
     owner.send("SIGKILL")
     assert begun(2) == [owner.process.pid, waiter.process.pid]
     (tmp_path / "go").touch()
@@ -128,7 +138,7 @@ def test_a_stopped_owner_is_waited_for(child, begun, tmp_path):
     begun(1)
     owner.send("SIGSTOP")
     waiter = child()
-    asks(waiter)
+    waits(waiter)
     time.sleep(3)
     assert begun(1) == [owner.process.pid]
     assert waiter.process.poll() is None
@@ -143,7 +153,6 @@ def test_a_stopped_owner_is_waited_for(child, begun, tmp_path):
 def test_a_process_that_the_owner_forked_does_not_keep_the_lock(child, begun, tmp_path):
     owner = child("fork")
     begun(1)
-    time.sleep(0.3)
     owner.send("SIGKILL")
     owner.process.wait(10)
     waiter = child()
@@ -157,7 +166,7 @@ def test_a_failure_reaches_those_who_wait_and_is_not_kept(child, begun, tmp_path
     begun(1)
     waiting = [child("fail") for _ in range(3)]
     for process in waiting:
-        asks(process)
+        waits(process)
     (tmp_path / "go").touch()
     results = [process.result() for process in (owner, *waiting)]
     assert {result[-2] for result in results} == {"failed|the log|k.cu(3)"}
@@ -189,9 +198,9 @@ def test_an_old_failure_is_not_taken_for_that_of_an_owner_who_compiles_nothing(l
     fail_once(locks)
     owner, waiter = KeyClaim(locks, "key"), KeyClaim(locks, "key")
     assert owner.acquire()
-    threading.Timer(0.3, owner._lock.release).start()
+    threading.Timer(0.3, owner.release).start()
     assert waiter.wait(nothing) is None
-    waiter._lock.release()
+    waiter.release()
 
 
 def test_what_is_found_while_waiting_frees_the_claim(locks):
@@ -212,9 +221,9 @@ def test_a_garbled_note_is_no_failure(note, locks):
     (locks / "key.json").write_text(note)
     owner, waiter = KeyClaim(locks, "key"), KeyClaim(locks, "key")
     assert owner.acquire()
-    threading.Timer(0.1, owner._lock.release).start()
+    threading.Timer(0.1, owner.release).start()
     assert waiter.wait(nothing) is None
-    waiter._lock.release()
+    waiter.release()
 
 
 def test_patience_ends_with_one_warning_and_a_compile(make_cache, fake_compiler, monkeypatch, caplog):
@@ -232,25 +241,51 @@ def test_patience_ends_with_one_warning_and_a_compile(make_cache, fake_compiler,
     assert f"process {os.getpid()} has been busy" in caplog.text
     assert SPEC.label in caplog.text
     assert cache.get_or_compile(SPEC).source == "memory"
-    owner._lock.release()
+    owner.release()
 
 
-def test_patience_is_with_one_compile_and_not_with_all(locks, monkeypatch):
-    monkeypatch.setattr(claim_module, "PATIENCE_SECONDS", 0.5)
+@pytest.fixture
+def clock(monkeypatch):
+    """The claim's clock, which stands still: a function that moves it by so many seconds."""
+    now = [0.0]
+
+    def advance(seconds):
+        now[0] += seconds
+
+    class Clock:
+        monotonic = staticmethod(lambda: now[0])
+        sleep = staticmethod(time.sleep)
+
+    monkeypatch.setattr(claim_module, "time", Clock)
+    return advance
+
+
+def test_patience_is_with_one_compile_and_not_with_all(locks, clock):
     owner, waiter = KeyClaim(locks, "key"), KeyClaim(locks, "key")
     assert owner.acquire()
+    owner.begin()
+    looks = []
 
-    def many_attempts():
-        for _ in range(6):
+    def next_compile():
+        looks.append(None)
+        if len(looks) == 6:
+            owner.release()
+        elif len(looks) < 6:
+            clock(0.9 * claim_module.PATIENCE_SECONDS)
             owner.begin()
-            time.sleep(0.2)
-        owner._lock.release()
 
-    thread = threading.Thread(target=many_attempts)
-    thread.start()
-    assert waiter.wait(nothing) is None
-    thread.join()
-    waiter._lock.release()
+    assert waiter.wait(next_compile) is None
+    assert len(looks) == 7
+    waiter.release()
+
+
+def test_patience_with_one_compile_ends(locks, clock):
+    owner, waiter = KeyClaim(locks, "key"), KeyClaim(locks, "key")
+    assert owner.acquire()
+    owner.begin()
+    with pytest.raises(TimeoutError, match="busy for 60 s"):
+        waiter.wait(lambda: clock(0.3 * claim_module.PATIENCE_SECONDS))
+    owner.release()
 
 
 @pytest.mark.parametrize("wrong", [KeyboardInterrupt, MemoryError, ZeroDivisionError])

@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from cache_tools import files_below, modes_apply_to_root, read_only
+from cache_tools import files_below, modes_apply_to_root, read_only, wait_for
 from small_kernel import KERNEL, SmallSpec, write_sources
 
 from flashactor.cache import cubin_cache as cache_module
 from flashactor.cache import folder as folder_module
+from flashactor.cache.claim import KeyClaim
 from flashactor.cache.cubin_cache import CacheCounts, CubinCache
 from flashactor.cache.record import CubinRecord
 from flashactor.compiler.nvrtc import compile_cubin, nvrtc_version, options
@@ -257,22 +259,29 @@ def test_different_kernels_compile_at_the_same_time(open_cache, monkeypatch):
 
 
 def test_a_failure_reaches_every_waiter_and_is_not_kept(open_cache, monkeypatch):
-    cache, entered, release, calls = open_cache(), threading.Event(), threading.Event(), []
+    cache, release, calls, waiting = open_cache(), threading.Event(), [], Counter()
+    acquire = KeyClaim.acquire
+
+    def counting(claim):
+        acquired = acquire(claim)
+        if calls and not acquired:
+            waiting[id(claim)] += 1
+        return acquired
 
     def failing(spec, **_):
         calls.append(spec)
-        entered.set()
-        release.wait(60)
+        assert release.wait(60)
         raise CompileError("kernel source", "an error", "none", "mend it")
 
+    monkeypatch.setattr(KeyClaim, "acquire", counting)
     monkeypatch.setattr(cache_module, "compile_cubin", failing)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(cache.get_or_compile, SPEC)]
-        assert entered.wait(60)
-        asked += [pool.submit(cache.get_or_compile, SPEC) for _ in range(3)]
+        asked = [pool.submit(cache.get_or_compile, SPEC) for _ in range(4)]
+        # Between two attempts at the claim, a waiter has read whose compile it waits for.
+        wait_for(lambda: len(waiting) == 3 and min(waiting.values()) > 1, "waiting for the fourth by three")
         release.set()
         assert all(isinstance(future.exception(60), CompileError) for future in asked)
-    assert len(calls) <= 4
+    assert calls == [SPEC]
     monkeypatch.setattr(cache_module, "compile_cubin", compile_cubin)
     assert cache.get_or_compile(SPEC).source == "compiled"
 
