@@ -8,16 +8,21 @@ of keys; a name in the archive is never used as a path.
 from __future__ import annotations
 
 import errno
+import os
 import re
+import stat
 import struct
-import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
-from flashactor.cache.folder import Entry, write_atomically
+from flashactor.cache.folder import Entry
+from flashactor.cache.output import write_output
 from flashactor.cache.record import CachedKernel, CubinRecord, corrupt_error
 from flashactor.cache.trust import require_private
 from flashactor.errors import BundleError, CacheCorruptError
@@ -31,15 +36,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _MEMBER_NAME = re.compile(r"records/[0-9a-f]{64}\.json|cubins/[0-9a-f]{64}\.cubin")
 
+_LOCAL_HEADER = struct.Struct("<4s22x4s")
+"""Signature, and the lengths of name and extra field, of what precedes a member's content."""
+
 _DAMAGE = (zipfile.BadZipFile, struct.error, KeyError, ValueError, RuntimeError, OverflowError, EOFError)
 """What zipfile raises when an archive is damaged."""
 
 
-def write_bundle(path: Path, kernels: Iterable[CachedKernel]) -> str:
-    """Write kernels to one file, in the order of their keys; its SHA-256.
+def write_bundle(path: Path, kernels: Iterable[CachedKernel]) -> bytes:
+    """Write kernels to one file, in the order of their keys; what was written.
 
     Raises:
-        OSError: it cannot be written; then there is no file.
+        OutputError: it cannot be written; a file that was there before still is.
     """
     members: dict[str, bytes] = {}
     for kernel in kernels:
@@ -55,13 +63,32 @@ def write_bundle(path: Path, kernels: Iterable[CachedKernel]) -> str:
             info.create_system, info.external_attr = 3, 0o100644 << 16
             archive.writestr(info, content)
     content = buffer.getvalue()
-    write_atomically(path, content)
-    path.chmod(0o644)
-    return sha256(content).hexdigest()
+    write_output(path, content)
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What is where in a bundle.
+
+    Attributes:
+        file: device, inode, size and time of the file that this is the index of.
+        names: of all members, one that is there twice too.
+        members: the members.
+        sums: SHA-256 of each.
+    """
+
+    file: tuple[int, ...]
+    names: tuple[str, ...]
+    members: dict[str, zipfile.ZipInfo]
+    sums: dict[str, str]
 
 
 class BundleFile:
-    """A bundle that is read where it is; every method may be called from any thread."""
+    """A bundle that is read where it is; every method may be called from any thread and after any fork.
+
+    The file is open only while something is read: an open one would share its place with forked processes.
+    """
 
     def __init__(self, path: Path, *, shared: bool = True) -> None:
         """Nothing is read yet.
@@ -72,9 +99,7 @@ class BundleFile:
         """
         self.path = path
         self._shared = shared
-        self._lock = threading.Lock()
-        self._archive: zipfile.ZipFile | None = None
-        self._sums: dict[str, str] = {}
+        self._index: _Index | None = None
 
     def load(self, key: str) -> CachedKernel | None:
         """The verified kernel of a key; None when it is not there.
@@ -85,11 +110,8 @@ class BundleFile:
             CachePermissionError: others may write it.
             OSError: it cannot be read.
         """
-        archive = self._open()
-        if _record_name(key) not in self._sums:
-            return None
-        record = CubinRecord.from_json(self._member(archive, _record_name(key)))
-        return CachedKernel(record.check(key, self._member(archive, _cubin_name(key))), record, "bundle")
+        with self._open() as (file, index):
+            return _load(file, index, key)
 
     def peek(self, key: str) -> CachedKernel | None:
         """As ``load``, which leaves no trace in a bundle."""
@@ -97,13 +119,13 @@ class BundleFile:
 
     def list_keys(self) -> list[str]:
         """The keys of its records, sorted; raises as ``load``."""
-        self._open()
-        return [name[len("records/") : -len(".json")] for name in self._sums if name.startswith("records/")]
+        with self._open() as (_, index):
+            return _keys(index)
 
     def entry(self, key: str) -> Entry:
         """A key's record; raises as ``load``."""
-        archive = self._open()
-        record = CubinRecord.from_json(self._member(archive, _record_name(key)))
+        with self._open() as (file, index):
+            record = CubinRecord.from_json(_member(file, index, _record_name(key)))
         return Entry(record, self.path.stat().st_mtime)
 
     def read(self) -> list[CachedKernel]:
@@ -113,60 +135,108 @@ class BundleFile:
             BundleError: the file is no bundle, is damaged, or has a member that does not belong.
             OSError: it cannot be read.
         """
-        archive = self._open()
-        names = [info.filename for info in archive.infolist()]
-        expected = [
-            SUMS,
-            *(name for key in self.list_keys() for name in (_cubin_name(key), _record_name(key))),
-        ]
-        if not sorted(names) == sorted(expected) == sorted([SUMS, *self._sums]):
-            odd = sorted({*names, *self._sums} ^ set(expected)) or ["a name twice"]
-            raise _not_a_bundle(self.path, f"{odd[0]!r}, which does not belong or is missing")
-        try:
-            kernels = [self.load(key) for key in self.list_keys()]
-        except CacheCorruptError as error:
-            raise _not_a_bundle(self.path, error.got) from error
+        with self._open() as (file, index):
+            keys = _keys(index)
+            expected = [SUMS, *(name for key in keys for name in (_cubin_name(key), _record_name(key)))]
+            if not sorted(index.names) == sorted(expected) == sorted([SUMS, *index.sums]):
+                odd = sorted({*index.names, *index.sums} ^ set(expected)) or ["a name twice"]
+                raise _not_a_bundle(self.path, f"{odd[0]!r}, which does not belong or is missing")
+            try:
+                kernels = [_load(file, index, key) for key in keys]
+            except CacheCorruptError as error:
+                raise _not_a_bundle(self.path, error.got) from error
         return [kernel for kernel in kernels if kernel is not None]
 
-    def _open(self) -> zipfile.ZipFile:
-        with self._lock:
-            if self._archive is None:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[int, _Index]]:
+        """The file's descriptor and index; the index is read again once another file has the name."""
+        file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait for a writer
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_a_bundle(self.path, "no regular file")
+            which = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            index = self._index
+            if index is None or index.file != which:
                 if not self._shared:
                     require_private(self.path, any_owner=True)
                 try:
-                    archive = zipfile.ZipFile(self.path)
-                    self._sums = _parse_sums(_read(archive, SUMS))
-                except (*_DAMAGE, CacheCorruptError) as error:
-                    raise _not_a_bundle(self.path, f"{type(error).__name__}: {error}") from error
-                self._archive = archive
-            return self._archive
-
-    def _member(self, archive: zipfile.ZipFile, name: str) -> bytes:
-        with self._lock:
-            content = _read(archive, name)
-        if sha256(content).hexdigest() != self._sums.get(name):
-            raise corrupt_error(f"{name} with another content", "the content that SHA256SUMS has")
-        return content
+                    self._index = _read_index(self.path, file, which)
+                except BundleError as error:
+                    if index is None:
+                        raise
+                    raise corrupt_error(str(error.got), "the bundle that was there before") from error
+                index = self._index
+            yield file, index
+        finally:
+            os.close(file)
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member.
+def _read_index(path: Path, file: int, which: tuple[int, ...]) -> _Index:
+    """The index of an open file.
+
+    Raises:
+        BundleError: it is no bundle.
+    """
+    try:
+        with open(file, "rb", closefd=False) as stream, zipfile.ZipFile(stream) as archive:
+            names = tuple(archive.namelist())
+            members = {name: archive.getinfo(name) for name in names}
+        return _Index(which, names, members, _parse_sums(_content(file, members, SUMS)))
+    except CacheCorruptError as error:
+        raise _not_a_bundle(path, error.got) from error
+    except _DAMAGE as error:
+        raise _not_a_bundle(path, _reason(error)) from error
+
+
+def _load(file: int, index: _Index, key: str) -> CachedKernel | None:
+    if _record_name(key) not in index.sums:
+        return None
+    record = CubinRecord.from_json(_member(file, index, _record_name(key)))
+    return CachedKernel(record.check(key, _member(file, index, _cubin_name(key))), record, "bundle")
+
+
+def _member(file: int, index: _Index, name: str) -> bytes:
+    content = _content(file, index.members, name)
+    if sha256(content).hexdigest() != index.sums.get(name):
+        raise corrupt_error(f"{name} with another content", "the content that SHA256SUMS has")
+    return content
+
+
+def _content(file: int, members: dict[str, zipfile.ZipInfo], name: str) -> bytes:
+    """A member, which is at an offset of the file that no other reader moves.
 
     Raises:
         CacheCorruptError: it is missing, damaged, compressed or too large.
         OSError: the file cannot be read.
     """
+    info = members.get(name)
+    if info is None:
+        raise corrupt_error(f"no {name}", "a whole member")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST_MEMBER:
+        raise corrupt_error(f"{name}, compressed or too large", "an uncompressed member")
     try:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > LARGEST_MEMBER:
-            raise corrupt_error(f"{name}, compressed or too large", "an uncompressed member")
-        return archive.read(info)
+        signature, lengths = _LOCAL_HEADER.unpack(os.pread(file, _LOCAL_HEADER.size, info.header_offset))
+        start = info.header_offset + _LOCAL_HEADER.size + sum(struct.unpack("<HH", lengths))
+        content = os.pread(file, info.file_size, start)
     except _DAMAGE as error:
-        raise corrupt_error(f"{name}: {error}", "a whole member") from error
+        raise corrupt_error(f"{name}: {_reason(error)}", "a whole member") from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # of an offset that is none
             raise
-        raise corrupt_error(f"{name}: {error}", "a whole member") from error
+        raise corrupt_error(f"{name}: {error.strerror}", "a whole member") from error
+    if signature != b"PK\x03\x04" or len(content) != info.file_size or crc32(content) != info.CRC:
+        raise corrupt_error(f"{name}, cut off or with another CRC", "a whole member")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _keys(index: _Index) -> list[str]:
+    names = (name for name in index.sums if name.startswith("records/"))
+    return sorted(name[len("records/") : -len(".json")] for name in names)
 
 
 def _parse_sums(text: bytes) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Bundles: the same bytes everywhere, and whatever is not as it was written is refused."""
 
+import os
 import random
 import subprocess
 import zipfile
@@ -13,7 +14,7 @@ from flashactor.cache import cubin_cache as cache_module
 from flashactor.cache.bundle import SUMS, BundleFile, write_bundle
 from flashactor.cache.record import cache_key
 from flashactor.compiler.nvrtc import options
-from flashactor.errors import BundleError, CacheCorruptError, CachePermissionError
+from flashactor.errors import BundleError, CacheCorruptError, CachePermissionError, OutputError
 
 SPECS = [small_spec(number) for number in range(3)]
 pytestmark = pytest.mark.usefixtures("fake_compiler")
@@ -79,10 +80,8 @@ def test_two_caches_make_the_same_bytes(tmp_path, make_cache, bundle, monkeypatc
     for spec in reversed(SPECS):
         other.get_or_compile(spec)
     again = [make_cache("elsewhere").get_or_compile(spec) for spec in random.sample(SPECS, 3)]
-    digest = write_bundle(tmp_path / "again.zip", again)
-    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
-    said = subprocess.run(["sha256sum", bundle], capture_output=True, text=True, check=True).stdout
-    assert said.split()[0] == digest
+    written = write_bundle(tmp_path / "again.zip", again)
+    assert written == (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
 
 
 def test_the_sums_are_what_sha256sum_checks(tmp_path, bundle):
@@ -247,9 +246,44 @@ def test_a_bundle_that_is_cut_off_while_it_is_open_serves_nothing_else(bundle, k
             opened.load(key)
 
 
+def test_forked_processes_read_at_the_same_time(bundle, kernels):
+    opened, expected = BundleFile(bundle), cubins(kernels.values())
+    assert opened.list_keys() == sorted(expected)
+    children = []
+    for _ in range(4):
+        if (child := os.fork()) == 0:
+            sound = all(opened.load(key).cubin == expected[key] for _ in range(200) for key in expected)
+            os._exit(0 if sound else 1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+
+
+def test_a_bundle_that_another_takes_the_place_of_serves_the_other(bundle, kernels, tmp_path):
+    opened = BundleFile(bundle)
+    first, *_, last = opened.list_keys()
+    write_bundle(bundle, [kernels[last]])
+    assert opened.load(first) is None
+    assert opened.load(last).cubin == kernels[last].cubin
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_refused_at_once(make, tmp_path):
+    make(tmp_path / "kernels.zip")
+    for look in (BundleFile(tmp_path / "kernels.zip").read, BundleFile(tmp_path / "kernels.zip").list_keys):
+        with pytest.raises(BundleError, match="no regular file"):
+            look()
+
+
+def test_an_error_says_once_what_is_wrong(bundle):
+    write_members(bundle, members_of(bundle), zipfile.ZIP_DEFLATED)
+    with pytest.raises(BundleError) as caught:
+        BundleFile(bundle).list_keys()
+    assert str(caught.value).count("Remedy") == 1
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, kernels):
     (tmp_path / "locked").mkdir(mode=0o500)
-    with modes_apply_to_root(), pytest.raises(PermissionError):
+    with modes_apply_to_root(), pytest.raises(OutputError, match=r"locked/kernels\.zip: Permission denied"):
         write_bundle(tmp_path / "locked" / "kernels.zip", kernels.values())
     assert not files_below(tmp_path / "locked")
 

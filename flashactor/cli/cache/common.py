@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flashactor.cli.options import reject
 
 if TYPE_CHECKING:
     from flashactor.cache.inventory import Holding
@@ -19,6 +23,17 @@ def add_subparser(
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=run)
     return parser
+
+
+def add_force_option(parser: argparse.ArgumentParser) -> None:
+    """``--force``."""
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def check_output(field: str, path: Path, *, force: bool) -> None:
+    """Raise RequestError for a folder, and without ``force`` for all that exists: a file, link or device."""
+    if path.is_dir() or (os.path.lexists(path) and not force):
+        raise reject(field, path, "a file that does not exist yet", "name another, or --force")
 
 
 def document_of(held: Holding) -> dict[str, Any]:

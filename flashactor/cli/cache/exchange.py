@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser
+from flashactor.cli.cache.common import add_force_option, add_subparser, check_output
 from flashactor.cli.options import reject
 from flashactor.cli.output import amount, counted, print_json
 from flashactor.cli.selection import (
@@ -37,7 +38,7 @@ def add_parsers(subcommands: Any) -> None:
     add_feature_option(export)
     add_kernel_option(export)
     export.add_argument("--all", action="store_true", help="everything in the folder, whoever looks it up")
-    export.add_argument("--force", action="store_true", help="write over an existing file")
+    add_force_option(export)
     import_ = add_subparser(
         subcommands,
         "import",
@@ -52,11 +53,10 @@ def _export(options: argparse.Namespace) -> int:
     from flashactor.cache import CubinCache
     from flashactor.cache.bundle import write_bundle
 
-    if options.bundle.is_dir() or (options.bundle.exists() and not options.force):
-        raise reject("BUNDLE", options.bundle, "a file that does not exist yet", "name another, or --force")
+    check_output("BUNDLE", options.bundle, force=options.force)
     exported = _selected(CubinCache.from_settings(), options)
-    digest = write_bundle(options.bundle, exported)
-    size = options.bundle.stat().st_size
+    content = write_bundle(options.bundle, exported)
+    digest, size = sha256(content).hexdigest(), len(content)
     if options.json:
         labels = sorted(kernel.record.label for kernel in exported)
         print_json({"bundle": str(options.bundle), "kernels": labels, "bytes": size, "sha256": digest})

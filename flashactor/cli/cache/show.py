@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashactor.cli.cache.common import add_subparser, document_of
+from flashactor.cli.cache.common import add_force_option, add_subparser, check_output, document_of
 from flashactor.cli.output import print_json, print_pairs
 from flashactor.errors import UnknownKernelError
 
@@ -28,12 +28,15 @@ def add_parsers(subcommands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write the cubin there, for nvdisasm or cuobjdump"
     )
+    add_force_option(parser)
 
 
 def _show(options: argparse.Namespace) -> int:
     from flashactor.cache import CubinCache
     from flashactor.cache.inventory import find_holding, is_current, take_inventory
 
+    if options.output:
+        check_output("--output", options.output, force=options.force)
     held = find_holding(take_inventory(CubinCache.from_settings()).holdings, options.kernel)
     if options.output:
         _write_cubin(held, options.output)
@@ -46,7 +49,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _write_cubin(held: Holding, path: Path) -> None:
-    from flashactor.cache.folder import write_atomically
+    from flashactor.cache.output import write_output
 
     kernel = held.layer.peek(held.record.key)
     if kernel is None:
@@ -56,7 +59,7 @@ def _write_cubin(held: Holding, path: Path) -> None:
             expected="a cached kernel",
             remedy="compile it again with flashactor warm",
         )
-    write_atomically(path, kernel.cubin)
+    write_output(path, kernel.cubin)
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,7 @@
 """``flashactor cache export``: which kernels, and the same bytes everywhere."""
 
 import json
+import os
 from hashlib import sha256
 
 import pytest
@@ -75,4 +76,25 @@ def test_export_overwrites_only_by_force(flashactor, cache, bundle):
     assert len(BundleFile(bundle).read()) == 2
     assert list(bundle.parent.glob(".*")) == []  # nothing temporary
     assert flashactor("cache", "export", bundle.parent, "--force").code == 2
-    assert flashactor("cache", "export", bundle.parent / "no" / "folder.zip").code == 2
+    run = flashactor("cache", "export", bundle.parent / "no" / "folder.zip")
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert "no/folder.zip: No such file" in run.err
+
+
+@pytest.mark.parametrize("command", [("export",), ("show", CAUSAL, "-o")], ids=lambda command: command[0])
+def test_links_pipes_and_devices_are_written_to_and_stay(flashactor, cache, tmp_path, command):
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "null").symlink_to(os.devnull)
+    umask = os.umask(0o027)
+    try:
+        for name in ("link", "null"):
+            run = flashactor("cache", *command, name)
+            assert (run.code, run.err.count("\n")) == (2, 1)
+            assert "--force" in run.err
+            assert flashactor("cache", *command, name, "--force").code == 0
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").stat().st_size > 1000
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "null").is_char_device()
