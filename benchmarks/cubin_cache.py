@@ -35,11 +35,11 @@ LARGE_CUBIN_BYTES = 100 * 1000
 ROOT = Path(__file__).resolve().parents[1]
 # The kernels that all of us have: these head dims, f16 and bf16, causal and not, on two architectures.
 PEER_HEAD_DIMS, PEER_ARCHS, PEER_KERNELS = ("32", "64", "128"), ("sm_80", "sm_90a"), 24
-NOTES = """Everything is measured from the start of the process, imports included, one run each after an uncounted one of
-two kernels. Cold: an empty cache folder. All from the cache: a new process gets all of them. First kernel: ours is a
-process of its own that asks for one kernel, the peers' is the first of their run. Triton's cache holds every
-intermediate form, FlashAttention-4's object files, ours cubins and records. Compare rows of one run only: the machine
-is shared, and its speed changes."""
+NOTES = """Everything is measured from the start of the process, imports included, one run each after an
+uncounted one of two kernels. Cold: an empty cache folder. All from the cache: a new process gets all of them.
+First kernel: ours is a process of its own that asks for one kernel, the peers' is the first of their run.
+Triton's cache holds every intermediate form, FlashAttention-4's object files, ours cubins and records. Compare
+rows of one run only: the machine is shared, and its speed changes."""
 CROWD = 64
 
 MEMORY_GOAL, DISK_GOAL, START_GOAL = "5 us", "1 ms", "0.4 s"
