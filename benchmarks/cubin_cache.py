@@ -38,8 +38,8 @@ PEER_HEAD_DIMS, PEER_ARCHS, PEER_KERNELS = ("32", "64", "128"), ("sm_80", "sm_90
 NOTES = """Everything is measured from the start of the process, imports included, one run each after an
 uncounted one of two kernels. Cold: an empty cache folder. All from the cache: a new process gets all of them.
 First kernel: ours is a process of its own that asks for one kernel, the peers' is the first of their run.
-Triton's cache holds every intermediate form, FlashAttention-4's object files, ours cubins and records. Compare
-rows of one run only: the machine is shared, and its speed changes."""
+Triton's cache holds every intermediate form, FlashAttention-4's object files, ours cubins and records.
+Compare rows of one run only: the machine is shared, and its speed changes."""
 CROWD = 64
 
 MEMORY_GOAL, DISK_GOAL, START_GOAL = "5 us", "1 ms", "0.4 s"
