@@ -23,7 +23,6 @@ from rich.table import Table
 from flashactor import AttentionReply, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, SmArch, explain
 from flashactor.cache import CubinCache
 from flashactor.executors.cuda import device_count
-from flashactor.settings import Settings
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "output"
@@ -115,7 +114,7 @@ def main() -> None:
             )
         )
         saved |= {f"{name}_out": reply.out, f"{name}_lse": reply.lse}
-    cache = CubinCache(Settings.from_environment().cache_dir)
+    cache = CubinCache.from_settings()
     kernels = [row for name, request in asked.items() for row in kernel_rows(name, request, cache)]
     columns = ("request", "architecture", "kernel name", "key", "cubin", "compiled in")
     console.print(table("Kernels", columns, kernels))

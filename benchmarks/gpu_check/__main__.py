@@ -91,10 +91,9 @@ def run(console: Console, *, quick: bool, command: str) -> Report | None:
 def _measurements(bar: Progress, *, quick: bool) -> list[Measurement]:
     from benchmarks.gpu_check import speed, timing
     from flashactor.cache import CubinCache
-    from flashactor.settings import Settings
 
     problems = speed.problems(quick=quick)
-    cache = CubinCache(Settings.from_environment().cache_dir)
+    cache = CubinCache.from_settings()
     return _shown(bar, "benchmark", timing.measure(problems, cache, 10 if quick else 30), len(problems))
 
 
