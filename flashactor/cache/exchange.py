@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from flashactor.cache.claim import KeyClaim
 from flashactor.cache.cubin_cache import CubinCache, Layer
 from flashactor.cache.folder import CubinFolder
-from flashactor.cache.inventory import CANDIDATES, is_current
+from flashactor.cache.inventory import CANDIDATES, is_current, readable_layers
 from flashactor.cache.record import CachedKernel, now
 from flashactor.compiler.nvrtc import Compilable
 from flashactor.errors import CacheCorruptError, CacheMissError, CompileError, OutputError
@@ -37,9 +37,10 @@ def read_specs(cache: CubinCache, specs: Sequence[Compilable]) -> list[CachedKer
         CompileError, DeviceUnavailableError: as ``CubinCache.key``.
         OSError: a layer cannot be read.
     """
+    layers = [layer for layer, _ in readable_layers(cache)]
     found, missing = [], []
     for spec in specs:
-        kernel = _peek(cache, cache.key(spec))
+        kernel = _peek(layers, cache.key(spec))
         if kernel is None:
             missing.append(spec.label)
         else:
@@ -130,8 +131,8 @@ def _whole(folder: CubinFolder, key: str) -> CachedKernel | None:
     return None
 
 
-def _peek(cache: CubinCache, key: str) -> CachedKernel | None:
-    for layer in cache.layers:
+def _peek(layers: Sequence[Layer], key: str) -> CachedKernel | None:
+    for layer in layers:
         kernel = _whole_or_absent(layer, key)
         if kernel is not None:
             return kernel

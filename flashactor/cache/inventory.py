@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +15,8 @@ from flashactor.compiler.nvrtc import nvrtc_version, options
 from flashactor.compiler.source import source_digest
 from flashactor.errors import CacheCorruptError, UnknownKernelError
 from flashactor.kernels.sm80 import all_specs
+
+_log = logging.getLogger("flashactor.cache")
 
 CANDIDATES = 5
 """How many names an error lists."""
@@ -52,23 +55,41 @@ def take_inventory(cache: CubinCache) -> Inventory:
 
     Raises:
         CachePermissionError: others may write a folder.
-        BundleError: a bundle is none; OSError: a layer cannot be read.
+        BundleError: a bundle is none; OSError: the writable folder cannot be read.
     """
     holdings: list[Holding] = []
     unreadable: list[tuple[Path, str]] = []
-    for layer in cache.layers:
+    for layer, keys in readable_layers(cache):
         found: list[Holding] = []
-        for key in layer.list_keys():
+        for key in keys:
             try:
                 entry = layer.entry(key)
             except FileNotFoundError:
                 continue  # evicted meanwhile
-            except CacheCorruptError:
+            except (CacheCorruptError, OSError):
                 unreadable.append((layer.path, key))
                 continue
             found.append(Holding(entry.record, layer, entry.last_used if layer is cache.folder else None))
         holdings += sorted(found, key=lambda held: (held.record.label, held.record.created, held.record.key))
     return Inventory(tuple(holdings), tuple(unreadable))
+
+
+def readable_layers(cache: CubinCache) -> list[tuple[Layer, list[str]]]:
+    """The layers and their keys; a bundle that cannot be read costs a warning, as when it is searched.
+
+    Raises:
+        As ``take_inventory``.
+    """
+    found: list[tuple[Layer, list[str]]] = []
+    for layer in cache.layers:
+        try:
+            found.append((layer, layer.list_keys()))
+        except OSError as error:
+            if layer is cache.folder:
+                raise
+            reason = error.strerror or error
+            _log.warning("cannot read bundle %s of FLASHACTOR_CACHE_BUNDLES: %s", layer.path, reason)
+    return found
 
 
 def find_holding(holdings: Sequence[Holding], name: str) -> Holding:

@@ -48,10 +48,7 @@ def verify(cache: CubinCache, *, repair: bool = False) -> Verification:
 
     Args:
         cache: the cache whose layers to read.
-        repair: set damaged entries of the writable folder aside.
-
-    Raises:
-        OSError: the writable folder takes no repair.
+        repair: set damaged entries of the writable folder aside; the reason says why one cannot be.
     """
     result = Verification()
     for layer in cache.layers:
@@ -67,8 +64,13 @@ def verify(cache: CubinCache, *, repair: bool = False) -> Verification:
             result.entries += 1
             reason = _reason_against(layer, key)
             if reason:
-                aside = repair and layer is cache.folder and _set_aside(cache.folder, key)
-                result.damages.append(Damage(layer.path, key, _label(layer, key), reason, aside))
+                label, aside = _label(layer, key), False
+                if repair and layer is cache.folder:
+                    try:
+                        aside = _set_aside(cache.folder, key)
+                    except OSError as error:
+                        reason += f"; it cannot be set aside, make the folder writable: {error.strerror}"
+                result.damages.append(Damage(layer.path, key, label, reason, aside))
     return result
 
 

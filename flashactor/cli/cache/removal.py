@@ -6,6 +6,7 @@ import argparse
 import math
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashactor.cli.cache.common import add_subparser
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from flashactor.cache.upkeep import Sweep
 
 SECONDS_PER_DAY = 86400.0
+
+NAMED = 5
+"""How many names an error lists."""
 
 
 def add_parsers(subcommands: Any) -> None:
@@ -66,8 +70,8 @@ def _prune(options: argparse.Namespace) -> int:
         unused_seconds=None if options.older_than is None else options.older_than * SECONDS_PER_DAY,
         stale=options.stale,
     )
-    _report(plan if options.dry_run else carry_out(folder, plan), options.json, dry_run=options.dry_run)
-    return 0
+    sweep = plan if options.dry_run else carry_out(folder, plan)
+    return _report(sweep, folder.path, options.json, dry_run=options.dry_run)
 
 
 def _clear(options: argparse.Namespace) -> int:
@@ -75,39 +79,49 @@ def _clear(options: argparse.Namespace) -> int:
     from flashactor.cache.upkeep import carry_out, plan_clear
 
     folder = CubinCache.from_settings().folder
-    _report(carry_out(folder, plan_clear(folder)), options.json, dry_run=False)
-    return 0
+    return _report(carry_out(folder, plan_clear(folder)), folder.path, options.json, dry_run=False)
 
 
-def _report(sweep: Sweep, as_json: bool, *, dry_run: bool) -> None:
+def _report(sweep: Sweep, folder: Path, as_json: bool, *, dry_run: bool) -> int:
+    """Say what went; 1 if anything could not be removed."""
+    quarantined = len({path.stem for path in sweep.quarantined})
+    code = 1 if sweep.failed else 0
     if as_json:
         print_json(
             {
                 "dry_run": dry_run,
                 "kernels": [asdict(removal) for removal in sweep.kernels],
                 "busy": [asdict(removal) for removal in sweep.busy],
-                "quarantined": len(sweep.quarantined),
+                "failed": [asdict(failure) for failure in sweep.failed],
+                "quarantined": quarantined,
                 "temporary": len(sweep.temporary),
+                "orphans": len(sweep.orphans),
                 "locks": len(sweep.locks),
                 "bytes": sweep.size,
             }
         )
-        return
+        return code
     for removal in sweep.kernels:
         print(f"{removal.label or removal.key} ({removal.reason})")
     parts = [f"{counted(count)} ({reason})" for reason, count in _reasons(sweep).items()]
-    for files, what in (
-        (sweep.quarantined, "quarantined file"),
-        (sweep.temporary, "temporary file"),
-        (sweep.locks, "lock"),
+    for count, what, plural in (
+        (quarantined, "quarantined entry", "quarantined entries"),
+        (len(sweep.temporary), "temporary file", ""),
+        (len(sweep.orphans), "cubin without a record", "cubins without a record"),
+        (len(sweep.locks), "lock", ""),
     ):
-        parts += [counted(len(files), what)] if files else []
+        parts += [counted(count, what, plural)] if count else []
     if parts:
         print(("would remove " if dry_run else "removed ") + ", ".join(parts) + f": {amount(sweep.size)}")
-    elif not sweep.busy:
+    elif not (sweep.busy or sweep.failed):
         print("nothing to remove")
     for removal in sweep.busy:
         print_error(f"{removal.label or removal.key} stays: a process is busy with it")
+    for reason in dict.fromkeys(failure.reason for failure in sweep.failed):
+        names = [failure.name for failure in sweep.failed if failure.reason == reason]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print_error(f"{', '.join(names[:NAMED])}{more} cannot be removed: {reason}; see to {folder}")
+    return code
 
 
 def _reasons(sweep: Sweep) -> Counter[str]:

@@ -47,10 +47,12 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _of_layer(cache: CubinCache, layer: Layer, inventory: Inventory, max_bytes: int | None) -> dict[str, Any]:
+    from flashactor.cache.upkeep import quarantined_files
+
     records = [held.record for held in inventory.holdings if held.layer is layer]
     created = sorted(record.created for record in records if record.created)
     is_folder = layer is cache.folder
-    quarantine = cache.folder.quarantine_path
+    quarantined = {path.stem for path in quarantined_files(cache.folder)} if is_folder else ()
     return {
         "layer": str(layer.path),
         "kind": "folder" if is_folder else "bundle",
@@ -63,7 +65,7 @@ def _of_layer(cache: CubinCache, layer: Layer, inventory: Inventory, max_bytes: 
         "oldest": created[0] if created else None,
         "newest": created[-1] if created else None,
         "unreadable": sum(path == layer.path for path, _ in inventory.unreadable),
-        "quarantined": len({path.stem for path in quarantine.glob("[!.]*")}) if is_folder else 0,
+        "quarantined": len(quarantined),
     }
 
 

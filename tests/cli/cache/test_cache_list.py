@@ -91,3 +91,14 @@ def test_stats_counts_the_limit_and_the_quarantine(flashactor, cache, monkeypatc
 
 def test_path_is_one_line_for_shells(flashactor, tmp_path):
     assert flashactor("cache", "path").out == f"{tmp_path / 'cache'}\n"
+
+
+def test_a_bundle_that_is_gone_costs_a_warning(flashactor, cache, bundle, monkeypatch, caplog):
+    monkeypatch.setenv("FLASHACTOR_CACHE_BUNDLES", f"{bundle.with_name('gone.zip')}{os.pathsep}{bundle}")
+    for command in (["list"], ["stats"], ["show", CAUSAL], ["export", "x.zip", "--kernel", CAUSAL]):
+        caplog.clear()
+        run = flashactor("cache", *command)
+        assert (run.code, run.err) == (0, ""), command
+        assert "gone.zip" in caplog.text
+        assert "FLASHACTOR_CACHE_BUNDLES" in caplog.text
+    assert len(json.loads(flashactor("cache", "list", "--json").out)) == 4

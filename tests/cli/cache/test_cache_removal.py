@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
-from cached_kernels import CAUSAL, FULL, cubin_files, key_of, rewrite_record
+from cache_tools import read_only
+from cached_kernels import CAUSAL, FULL, cubin_files, damage, key_of, rewrite_record
 
 from flashactor.cache.claim import KeyClaim
 
@@ -75,7 +77,7 @@ def test_prune_removes_litter_and_nothing_else(flashactor, cache):
     with busy:
         document = json.loads(flashactor("cache", "prune", "--json").out)
     # the lock of the kernel that was set aside, and the note without a lock
-    assert (document["quarantined"], document["temporary"], document["locks"]) == (2, 1, 2)
+    assert (document["quarantined"], document["temporary"], document["locks"]) == (1, 1, 2)
     assert {**dry, "dry_run": False} == document
     assert all(path.read_text() == "mine" for path in theirs)
     assert (folder.records_path / ".new.tmp").exists()
@@ -117,3 +119,46 @@ def test_clear_leaves_and_reports_what_a_process_is_busy_with(flashactor, cache)
     assert "busy" in run.err
     assert [record.label for record in cache.records()] == [CAUSAL]
     assert cache.folder.peek(key_of(cache)) is not None
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_goes(flashactor, cache):
+    folder, key = cache.folder, key_of(cache)
+    folder.record_path(key).unlink()
+    (folder.record_path(key) / "mine").mkdir(parents=True)
+    (folder.records_path / ".x.tmp").mkdir()
+    os.utime(folder.records_path / ".x.tmp", (1e9, 1e9))
+    os.mkfifo(folder.records_path / f"{'c' * 64}.json")
+    (folder.locks_path / f"{'a' * 64}.lock").mkdir()
+    (folder.path / "quarantine" / f"{'b' * 64}.json").mkdir(parents=True)
+    assert flashactor("cache", "list").code == 0
+    assert flashactor("cache", "verify").code == 1
+    assert flashactor("cache", "prune").code == 0
+    run = flashactor("cache", "clear")
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert f"{key} cannot be removed: Is a directory" in run.err
+    assert f"{FULL} (cleared)" in run.out
+    assert cache.records() == []
+    failed = json.loads(flashactor("cache", "clear", "--json").out)["failed"]
+    assert [failure["name"] for failure in failed] == [key]
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure(flashactor, cache):
+    damage(cache)
+    with read_only(cache.path):
+        for command in (["clear"], ["prune", "--max-bytes", 0], ["verify", "--repair"]):
+            run = flashactor("cache", *command)
+            assert (run.code, run.err.count("\n")) == (1, 1), command
+            assert str(cache.path) in run.err
+    assert len(cache.records()) == 2
+
+
+def test_cubins_without_a_record_go_with_the_next_sweep(flashactor, cache):
+    shutil.rmtree(cache.folder.records_path)
+    shutil.rmtree(cache.folder.locks_path)
+    old, new = cubin_files(cache.path)
+    os.utime(old, (1e9, 1e9))
+    assert "would remove 1 cubin without a record" in flashactor("cache", "prune", "--dry-run").out
+    assert json.loads(flashactor("cache", "prune", "--json").out)["orphans"] == 1
+    assert cubin_files(cache.path) == [new]
+    assert "removed 1 cubin without a record" in flashactor("cache", "clear").out
+    assert cubin_files(cache.path) == []
