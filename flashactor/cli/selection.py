@@ -12,6 +12,8 @@ from flashactor.kernels.sm80 import DTYPES, all_specs, forward_spec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType, SmArch
 
+MOST_JOBS = 10000
+
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:
     """``--arch``, ``--dtype`` and ``--head-dim``."""
@@ -45,8 +47,8 @@ def add_jobs_option(parser: argparse.ArgumentParser) -> None:
 
 def check_jobs(options: argparse.Namespace) -> None:
     """Raise RequestError for a number of jobs that is none."""
-    if options.jobs < 1:
-        raise common.reject("--jobs", options.jobs, "at least 1", "leave it out to use all cores")
+    if not 1 <= options.jobs <= MOST_JOBS:
+        raise common.reject("--jobs", options.jobs, f"1 to {MOST_JOBS}", "leave it out to use all cores")
 
 
 def feature_names() -> tuple[str, ...]:

@@ -6,18 +6,20 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from flashactor.actor.nvrtc_actor import NvrtcActor
-from flashactor.cli.output import counted, print_error, print_json
+from flashactor.cli.output import amount, counted, print_error, print_json
 from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import add_jobs_option, check_jobs
 from flashactor.cli.warm_sources import WarmList, add_source_options, warm_list
 from flashactor.errors import CacheMissError, CompileError
 from flashactor.executors.base import PendingKernel
 from flashactor.kernels.spec import KernelSpec
+from flashactor.settings import Settings
 
 if TYPE_CHECKING:
     from flashactor.cache import CubinCache
@@ -60,15 +62,41 @@ def run(options: argparse.Namespace) -> int:
     start = perf_counter()
     with kernel_progress(len(specs), quiet=options.json) as advance:
         outcomes = _compile_all(specs, cache, options.jobs, advance)
-    # A full disk costs an actor nothing but the next compile; here what is not on disk was in vain. A cache
-    # without a memory of its own says what is.
-    on_disk = CubinCache.from_settings()
-    lost = [
-        spec.label
-        for spec, kernel in outcomes
-        if not isinstance(kernel, FAILURES) and on_disk.lookup(spec) is None
-    ]
+    lost = _lost(outcomes)
     return _summarise(outcomes, lost, wanted, perf_counter() - start, options.json)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Labels of kernels that are in no layer after all, and why."""
+
+    labels: list[str]
+    reason: str = ""
+
+
+def _lost(outcomes: list[Warmed]) -> Lost:
+    """A full disk costs an actor nothing but the next compile; here what is not on disk was in vain."""
+    from flashactor.cache import CubinCache
+
+    settings = Settings.from_environment()
+    limit, on_disk = settings.cache_max_bytes, CubinCache.from_settings(settings)  # with an empty memory
+    made = [(spec, kernel) for spec, kernel in outcomes if not isinstance(kernel, FAILURES)]
+    lost = [(spec, kernel) for spec, kernel in made if on_disk.lookup(spec) is None]
+    if not lost:
+        return Lost([])
+    if limit is not None and sum(kernel.record.size for _, kernel in made) > limit:
+        reason = f"FLASHACTOR_CACHE_MAX_BYTES allows {amount(limit)}; raise it"
+        return Lost([spec.label for spec, _ in lost], reason)
+    labels, reason = [], ""
+    for spec, kernel in lost:
+        try:
+            on_disk.folder.store(kernel.record, kernel.cubin)  # once more, and to know why not
+        except OSError as error:
+            labels.append(spec.label)
+            reason = (
+                f"{error.strerror or error}; free some space, or set FLASHACTOR_CACHE_DIR to another folder"
+            )
+    return Lost(labels, reason)
 
 
 def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -> None:
@@ -134,9 +162,7 @@ def _compile_all(
     return outcomes
 
 
-def _summarise(
-    outcomes: list[Warmed], lost: list[str], wanted: WarmList, seconds: float, as_json: bool
-) -> int:
+def _summarise(outcomes: list[Warmed], lost: Lost, wanted: WarmList, seconds: float, as_json: bool) -> int:
     failed = [(spec.label, error) for spec, error in outcomes if isinstance(error, FAILURES)]
     sources = [kernel.source for _, kernel in outcomes if not isinstance(kernel, FAILURES)]
     compiled = sources.count("compiled")
@@ -150,7 +176,7 @@ def _summarise(
                     {"kernel": label, "error": str(error), "log": getattr(error, "log", "")}
                     for label, error in failed
                 ],
-                "not_stored": lost,
+                "not_stored": lost.labels,
                 "refused": _refused(wanted),
                 "seconds": round(seconds, 3),
             }
@@ -162,9 +188,7 @@ def _summarise(
         )
         for label, error in failed:
             print_error(f"{label}: {error}")
-        if lost:
-            print_error(
-                f"{counted(len(lost))} could not be stored in the cache folder; free some space, raise "
-                "FLASHACTOR_CACHE_MAX_BYTES, or set FLASHACTOR_CACHE_DIR to another folder"
-            )
-    return 1 if failed or lost else 0
+        if lost.labels:
+            folder = Settings.from_environment().cache_dir
+            print_error(f"{counted(len(lost.labels))} could not be stored in {folder}: {lost.reason}")
+    return 1 if failed or lost.labels else 0

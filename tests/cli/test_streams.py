@@ -1,6 +1,7 @@
 """Readers that go away, terminals without Unicode, full disks and Ctrl-C: printing never changes the work."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from flashactor.cache import CubinCache
+from flashactor.cli.output import print_json
 
 COMMAND = (sys.executable, "-m", "flashactor")
 SMALL = ("warm", "--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16", "--jobs", "1")
@@ -67,6 +69,11 @@ def test_names_that_are_no_text_are_printed(environment):
     assert run.stdout.startswith(b"/tmp/flash\\udcff")
     document = subprocess.run([*COMMAND, "cache", "path", "--json"], capture_output=True, env=environment)
     assert json.loads(document.stdout)["folder"] == os.fsdecode(folder)
+
+
+def test_json_has_no_number_that_json_does_not_know(capsys):
+    print_json({"a": [math.nan, 1.5], "b": (math.inf,)})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, 1.5], "b": [None]}
 
 
 def test_closed_streams_are_no_error(environment):

@@ -72,6 +72,7 @@ def test_a_head_dim_is_warmed_as_the_kernel_that_serves_it(flashactor):
         (["--head-dim", 100], "--head-dim: got 100"),
         (["--dtype", "e4m3"], "f16, bf16"),
         (["--jobs", 0], "--jobs"),
+        (["--jobs", 10001], "1 to 10000"),
         (["--mask", "sliding"], "invalid choice"),
     ],
     ids=str,
@@ -110,6 +111,7 @@ def test_a_kernel_that_is_not_stored_is_a_failure(flashactor, monkeypatch):
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "2 kernels could not be stored" in run.err
+    assert f"{os.strerror(errno.ENOSPC)}; free some space" in run.err
     assert len(json.loads(flashactor("warm", *SMALL, "--json").out)["not_stored"]) == 2
 
 
@@ -324,7 +326,8 @@ def test_kernels_that_do_not_fit_are_a_failure(flashactor, monkeypatch):
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "1 kernel could not be stored" in run.err
-    assert "FLASHACTOR_CACHE_MAX_BYTES" in run.err
+    assert "FLASHACTOR_CACHE_MAX_BYTES allows 39.1 KiB; raise it" in run.err
+    assert "space" not in run.err
     assert len(json.loads(flashactor("cache", "list", "--json").out)) == 1
 
 
