@@ -58,7 +58,7 @@ NO_MEMORY = {2: "CUDA_ERROR_OUT_OF_MEMORY"}
 _NAMES = STICKY | UNAVAILABLE | NO_MEMORY
 
 _LAUNCH_REMEDIES = {
-    "CUDA_ERROR_NO_BINARY_FOR_GPU": "run flashactor cache clear, restart: the entry is of another architecture",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "run flashactor cache clear and restart: the entry is for another device",
     "CUDA_ERROR_INVALID_IMAGE": "run flashactor cache clear, restart: the entry is none for this driver",
     "CUDA_ERROR_INVALID_VALUE": "report it: the plan asks for more than the device has (grid, shared memory)",
     "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": "report it: the kernel's registers or threads do not fit",
