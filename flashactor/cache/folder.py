@@ -63,6 +63,11 @@ class CubinFolder:
         """The file of a key's record."""
         return self.records_path / f"{key}.json"
 
+    def cubin_path(self, key: str) -> Path:
+        """The file of a key's cubin, as version 1 of cuda.core's cache names it; a test compares."""
+        digest = sha256(bytes.fromhex(key)).hexdigest()
+        return self._cubins_path / "entries" / digest[:2] / digest[2:]
+
     def load(self, key: str) -> CachedKernel | None:
         """The verified kernel of a key, now used; None when it is not there.
 
@@ -194,11 +199,8 @@ class CubinFolder:
         if not self._read_only:
             cubin: bytes | None = self._cubins().get(bytes.fromhex(key))
             return cubin
-        # cuda.core's cache would make folders in the bundle and touch its files. This is where version 1 of
-        # it keeps an entry; a test compares.
-        digest = sha256(bytes.fromhex(key)).hexdigest()
         try:
-            return _read(self._cubins_path / "entries" / digest[:2] / digest[2:])
+            return _read(self.cubin_path(key))  # cuda.core's cache would make folders, and touch the file
         except FileNotFoundError:
             return None
 

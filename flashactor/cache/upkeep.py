@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from flashactor.cache.claim import KeyClaim, forget
@@ -140,8 +139,8 @@ def carry_out(folder: CubinFolder, plan: Sweep) -> Sweep:
     for removal in plan.kernels:
         with _noting(failed, removal.label or removal.key):
             (gone if forget(folder, removal.key) else busy).append(removal)
-    recorded = set(map(_entry_name, folder.list_keys()))
-    unclaimed = [path for path in plan.orphans if f"{path.parent.name}{path.name}" not in recorded]
+    recorded = set(map(folder.cubin_path, folder.list_keys()))
+    unclaimed = [path for path in plan.orphans if path not in recorded]
     sizes = {path: _size(path) for path in (*plan.quarantined, *plan.temporary, *unclaimed)}
     quarantined, temporary, orphans = (
         tuple(path for path in files if _unlinked(path, failed))
@@ -175,18 +174,13 @@ def _plan(folder: CubinFolder, kernels: list[Removal], orphaned_before: float) -
 
 def _orphans(folder: CubinFolder, claimed: set[str], before: float) -> Iterator[Path]:
     """Cubins of none of these keys that were written before a time: a writer makes the record last."""
-    known = set(map(_entry_name, claimed))
+    known = set(map(folder.cubin_path, claimed))
     for path in sorted((folder.path / "cubins" / "entries").glob("*/*")):
-        name = f"{path.parent.name}{path.name}"
-        if _ENTRY_NAME.fullmatch(name) and name not in known and _is_file(path):
+        is_entry = _ENTRY_NAME.fullmatch(f"{path.parent.name}{path.name}")
+        if is_entry and path not in known and _is_file(path):
             with suppress(OSError):
                 if path.stat().st_mtime < before:
                     yield path
-
-
-def _entry_name(key: str) -> str:
-    """How version 1 of cuda.core's cache names a key's file, whose folder has the first two digits."""
-    return sha256(bytes.fromhex(key)).hexdigest()
 
 
 def _removal(entry: Entry, reason: str) -> Removal:
