@@ -13,7 +13,7 @@ from flashactor.cache import claim as claim_module
 from flashactor.cache.claim import KeyClaim
 
 WORKERS = 6
-KILLS = 50
+KILLS = 40
 
 
 class Workers:
