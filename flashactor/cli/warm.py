@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from flashactor.settings import Settings
 if TYPE_CHECKING:
     from flashactor.cache import CubinCache
     from flashactor.cache.record import CachedKernel
-
-_log = logging.getLogger("flashactor.cache")
 
 SECONDS_PER_KERNEL = 0.35
 """What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
@@ -100,7 +97,9 @@ def _lost(outcomes: list[Warmed]) -> Lost:
 
 
 def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -> None:
-    keys = _keys(cache)
+    from flashactor.cache.inventory import readable_layers
+
+    keys = {key for _, stored in readable_layers(cache) for key in stored}
     labels = [spec.label for spec in wanted.specs]
     cached = sum(cache.key(spec) in keys for spec in wanted.specs)
     estimate = (len(labels) - cached) * SECONDS_PER_KERNEL / options.jobs
@@ -118,17 +117,6 @@ def _dry_run(cache: CubinCache, wanted: WarmList, options: argparse.Namespace) -
         print(label)
     jobs = counted(options.jobs, "job")
     print(f"{counted(len(labels))}, about {estimate:.0f} s with {jobs}; {cached} are cached")
-
-
-def _keys(cache: CubinCache) -> set[str]:
-    """What the layers have; one that cannot be read costs a warning, as when its kernels are looked up."""
-    keys: set[str] = set()
-    for layer in cache.layers:
-        try:
-            keys.update(layer.list_keys())
-        except OSError as error:
-            _log.warning("cannot read %s: %s", layer.path, error)
-    return keys
 
 
 def _refused(wanted: WarmList) -> list[dict[str, str]]:

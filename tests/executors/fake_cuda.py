@@ -3,11 +3,17 @@
 import threading
 from types import SimpleNamespace
 
+from flashactor import Fa2FwdRequest, MaskKind, SmArch
 from flashactor.actor.reply import PendingReply
-from flashactor.types import SmArch
+from flashactor.executors.base import Work
 
 PATIENCE = 10.0
 """Seconds after which a test that waits for another thread has failed."""
+
+OUT, LSE = 3 << 20, 4 << 20
+"""Addresses of the outputs that requests bring along."""
+
+ILLEGAL_ADDRESS = "CUDA_ERROR_ILLEGAL_ADDRESS: while executing a kernel"
 
 
 class DeviceArray:
@@ -172,3 +178,26 @@ class Answer:
     def outcome(self):
         assert self._there.wait(PATIENCE), "no answer"
         return self._outcome
+
+
+def arrays(array_type=DeviceArray, **options):
+    """q, k, v, out and lse of a small causal request with 2 query heads for each key head."""
+    q = array_type(2, 100, 4, 128, **options)
+    k, v = array_type(2, 130, 2, 128, **options), array_type(2, 130, 2, 128, **options)
+    out = array_type(2, 100, 4, 128, address=OUT, **options)
+    return q, k, v, out, array_type(2, 4, 100, typestr="<f4", address=LSE, **options)
+
+
+def request(array_type=DeviceArray, **options):
+    q, k, v, out, lse = arrays(array_type)
+    return Fa2FwdRequest.from_arrays(q, k, v, out=out, lse=lse, **{"mask": MaskKind.causal(), **options})
+
+
+def work_of(a_request):
+    return Work(a_request, *a_request.resolve(SmArch.SM90A))
+
+
+def submit(executor, a_request=None):
+    answer = Answer()
+    executor.submit(work_of(a_request or request()), answer)
+    return answer
