@@ -4,6 +4,7 @@ from flashactor.reference.backward import Gradients, backward
 from flashactor.reference.forward import forward
 from flashactor.reference.low_precision import forward_low_precision
 from flashactor.reference.masks import visible
+from flashactor.reference.merge import merge_states
 from flashactor.reference.paged import append, forward_chunked, forward_paged, gather
 from flashactor.reference.params import AttentionParams
 from flashactor.reference.philox import keep_mask, philox4x32
@@ -24,6 +25,7 @@ __all__ = [
     "forward_varlen",
     "gather",
     "keep_mask",
+    "merge_states",
     "philox4x32",
     "quantize",
     "visible",
