@@ -22,8 +22,13 @@ def forward_varlen(
     cu_seqlens_q: NDArray[Any],
     cu_seqlens_k: NDArray[Any],
     params: AttentionParams,
+    seqused_q: NDArray[Any] | None = None,
+    seqused_k: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Attention within each sequence of a packed batch, in float64.
+
+    A sequence of which only a part is used is that part: the masks align by the used lengths, and the other
+    rows see no key.
 
     Args:
         q: [total_q, heads_q, head_dim_qk], any float type.
@@ -32,6 +37,8 @@ def forward_varlen(
         cu_seqlens_q: [num_seqs + 1] integers; where each sequence's queries start, and total_q.
         cu_seqlens_k: [num_seqs + 1] integers; the same for its keys.
         params: as in `forward`; 2-d slopes and dropout count sequences as batch entries.
+        seqused_q: [num_seqs] integers; how many of its queries each sequence has, all when None.
+        seqused_k: [num_seqs] integers; the same for its keys.
 
     Returns:
         out [total_q, heads_q, head_dim_v] and lse [heads_q, total_q].
@@ -39,10 +46,10 @@ def forward_varlen(
     Raises:
         OperandError: the shapes contradict each other, or the lengths do not add up.
     """
-    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params)
+    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params, seqused_q, seqused_k)
     total_q, heads_q, _ = q.shape
     out = np.zeros((total_q, heads_q, v.shape[2]))
-    lse = np.zeros((heads_q, total_q))
+    lse = np.full((heads_q, total_q), -np.inf)
     for index, (rows, keys) in enumerate(sequences):
         out[rows], lse[:, rows] = forward_sequence(q[rows], k[keys], v[keys], params, index)
     return out, lse
@@ -57,8 +64,10 @@ def backward_varlen(
     cu_seqlens_k: NDArray[Any],
     params: AttentionParams,
     dlse: NDArray[Any] | None = None,
+    seqused_q: NDArray[Any] | None = None,
+    seqused_k: NDArray[Any] | None = None,
 ) -> Gradients:
-    """Gradients of `forward_varlen`.
+    """Gradients of `forward_varlen`; those of queries and keys that are not used are 0.
 
     Args:
         dout: gradient of out, [total_q, heads_q, head_dim_v].
@@ -69,11 +78,13 @@ def backward_varlen(
         cu_seqlens_k: [num_seqs + 1] integers.
         params: as in the forward pass.
         dlse: gradient of lse, [heads_q, total_q], where the loss reads lse.
+        seqused_q: [num_seqs] integers, as in the forward pass.
+        seqused_k: [num_seqs] integers, as in the forward pass.
 
     Raises:
         OperandError: the shapes contradict each other, or the lengths do not add up.
     """
-    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params)
+    sequences = _sequences(q, k, v, cu_seqlens_q, cu_seqlens_k, params, seqused_q, seqused_k)
     total_q, heads_q, _ = q.shape
     check_same_shape("dout", dout, (total_q, heads_q, v.shape[2]))
     if dlse is None:
@@ -93,11 +104,13 @@ def _sequences(
     cu_seqlens_q: NDArray[Any],
     cu_seqlens_k: NDArray[Any],
     params: AttentionParams,
+    seqused_q: NDArray[Any] | None,
+    seqused_k: NDArray[Any] | None,
 ) -> list[tuple[slice, slice]]:
     """Check the operands and cut them: for each sequence its queries and its keys."""
     check_operands(q, k, v, VARLEN)
-    rows = _cut("cu_seqlens_q", cu_seqlens_q, q.shape[0])
-    keys = _cut("cu_seqlens_k", cu_seqlens_k, k.shape[0])
+    rows = cut("cu_seqlens_q", cu_seqlens_q, q.shape[0])
+    keys = cut("cu_seqlens_k", cu_seqlens_k, k.shape[0])
     if len(rows) != len(keys):
         raise OperandError(
             field="cu_seqlens_k",
@@ -106,10 +119,31 @@ def _sequences(
             remedy="give each sequence a length in both, 0 if it is empty",
         )
     check_per_head(params, len(rows), q.shape[1])
-    return list(zip(rows, keys, strict=True))
+    return list(zip(_used("seqused_q", rows, seqused_q), _used("seqused_k", keys, seqused_k), strict=True))
 
 
-def _cut(field: str, cu_seqlens: NDArray[Any], total: int) -> list[slice]:
+def _used(field: str, parts: list[slice], seqused: NDArray[Any] | None) -> list[slice]:
+    """The first ``seqused`` tokens of every sequence."""
+    if seqused is None:
+        return parts
+    check_same_shape(field, seqused, (len(parts),))
+    lengths = np.array([part.stop - part.start for part in parts], dtype=np.int64)
+    if ((seqused < 0) | (seqused > lengths)).any():
+        raise OperandError(
+            field=field,
+            got=seqused.tolist(),
+            expected=f"at least 0 and at most the sequences' lengths {lengths.tolist()}",
+            remedy="pass how many tokens of each sequence are used",
+        )
+    return [slice(part.start, part.start + int(used)) for part, used in zip(parts, seqused, strict=True)]
+
+
+def cut(field: str, cu_seqlens: NDArray[Any], total: int) -> list[slice]:
+    """Each sequence's tokens in a packed array of ``total`` tokens.
+
+    Raises:
+        OperandError: cu_seqlens does not rise from 0 to total.
+    """
     bounds = [int(bound) for bound in np.asarray(cu_seqlens).ravel()]
     if not bounds or bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
         raise OperandError(

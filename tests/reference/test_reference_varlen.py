@@ -117,6 +117,72 @@ def test_lengths_that_do_not_add_up(cu_q: list[int], cu_k: list[int], field: str
         backward_varlen(x, x, x, x, np.array(cu_q), np.array(cu_k), AttentionParams(1.0))
 
 
+# (lengths of q, used of q, lengths of k, used of k)
+USED = {
+    "both": ([5, 17, 4], [5, 9, 1], [8, 20, 6], [3, 20, 2]),
+    "nothing-used": ([5, 3], [0, 3], [6, 4], [6, 0]),
+}
+
+
+@pytest.mark.parametrize("which", ["q", "k", "both"])
+@pytest.mark.parametrize("lengths", USED.values(), ids=USED.keys())
+def test_used_parts_are_the_sequences(lengths: tuple[list[int], ...], which: str) -> None:
+    """The used parts packed anew give the same; what is not used may hold anything."""
+    len_q, used_q, len_k, used_k = (np.array(x) for x in lengths)
+    used_q, used_k = (used_q if which != "k" else len_q), (used_k if which != "q" else len_k)
+    rng = np.random.default_rng(22)
+    cu_q, cu_k = (np.concatenate([[0], np.cumsum(x)]) for x in (len_q, len_k))
+    rows, keys = (
+        np.concatenate([start + np.arange(n) for start, n in zip(cu[:-1], used, strict=True)])
+        for cu, used in ((cu_q, used_q), (cu_k, used_k))
+    )
+    q, dout = np.full((cu_q[-1], 4, 16), np.nan), np.full((cu_q[-1], 4, 24), np.nan)
+    k, v = np.full((cu_k[-1], 2, 16), np.nan), np.full((cu_k[-1], 2, 24), np.nan)
+    dlse = np.full((4, cu_q[-1]), np.nan)
+    for array, part in ((q, rows), (dout, rows), (k, keys), (v, keys)):
+        array[part] = rng.standard_normal((len(part), *array.shape[1:]))
+    dlse[:, rows] = rng.standard_normal((4, len(rows)))
+    params = AttentionParams(
+        0.3,
+        window_left=6,
+        window_right=0,
+        alibi_slopes=rng.uniform(0.1, 1.0, (len(len_q), 4)),
+        sink_logits=rng.standard_normal(4),
+        dropout_p=0.2,
+        dropout_seed=3,
+    )
+    used = {
+        "seqused_q": None if which == "k" else used_q.astype(np.int32),
+        "seqused_k": None if which == "q" else used_k.astype(np.int32),
+    }
+    packed = [np.concatenate([[0], np.cumsum(x)]) for x in (used_q, used_k)]
+
+    out, lse = forward_varlen(q, k, v, cu_q, cu_k, params, **used)
+    want, want_lse = forward_varlen(q[rows], k[keys], v[keys], *packed, params)
+    np.testing.assert_array_equal(out[rows], want)
+    np.testing.assert_array_equal(lse[:, rows], want_lse)
+    beyond = np.setdiff1d(np.arange(cu_q[-1]), rows)
+    assert not out[beyond].any()
+    assert np.isneginf(lse[:, beyond]).all()
+
+    got = backward_varlen(dout, q, k, v, cu_q, cu_k, params, dlse, **used)
+    alone = backward_varlen(dout[rows], q[rows], k[keys], v[keys], *packed, params, dlse[:, rows])
+    for name, part in (("dq", rows), ("dk", keys), ("dv", keys)):
+        np.testing.assert_array_equal(getattr(got, name)[part], getattr(alone, name))
+        assert np.count_nonzero(getattr(got, name)) == np.count_nonzero(getattr(alone, name))
+    np.testing.assert_array_equal(got.dsink_logits, alone.dsink_logits)
+    np.testing.assert_array_equal(got.dalibi_slopes, alone.dalibi_slopes)
+
+
+@pytest.mark.parametrize("field", ["seqused_q", "seqused_k"])
+@pytest.mark.parametrize("used", [[2, 5], [-1, 4], [2], [[2, 4]]])
+def test_used_lengths_out_of_range(field: str, used: list[int]) -> None:
+    x, bounds = np.ones((6, 2, 8)), np.array([0, 2, 6])
+    with pytest.raises(OperandError) as caught:
+        forward_varlen(x, x, x, bounds, bounds, AttentionParams(1.0), **{field: np.array(used)})
+    assert caught.value.field == field
+
+
 def test_no_sequence_at_all() -> None:
     empty, bounds, params = np.ones((0, 2, 8)), np.array([0]), AttentionParams(1.0)
     out, lse = forward_varlen(empty, empty, empty, bounds, bounds, params)
