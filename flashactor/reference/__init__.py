@@ -9,6 +9,7 @@ from flashactor.reference.paged import append, forward_chunked, forward_paged, g
 from flashactor.reference.params import AttentionParams
 from flashactor.reference.philox import keep_mask, philox4x32
 from flashactor.reference.quantization import dequantize, quantize
+from flashactor.reference.rotary import rotate
 from flashactor.reference.varlen import backward_varlen, forward_varlen
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "merge_states",
     "philox4x32",
     "quantize",
+    "rotate",
     "visible",
 ]
