@@ -1,11 +1,12 @@
 """Attention in NumPy and float64: what the kernels are measured against, and what computes without a GPU."""
 
 from flashactor.reference.backward import Gradients, backward
+from flashactor.reference.chunked import append, forward_chunked
 from flashactor.reference.forward import forward
 from flashactor.reference.low_precision import forward_low_precision
 from flashactor.reference.masks import visible
 from flashactor.reference.merge import merge_states
-from flashactor.reference.paged import append, forward_chunked, forward_paged, gather
+from flashactor.reference.paged import forward_paged, gather
 from flashactor.reference.params import AttentionParams
 from flashactor.reference.philox import keep_mask, philox4x32
 from flashactor.reference.quantization import dequantize, quantize

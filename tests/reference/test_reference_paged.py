@@ -1,6 +1,7 @@
 """Paged caches with shuffled pages against PyTorch on the keys in their order."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from torch_attention import attention_of, leaf, mask
 
 from flashactor.errors import OperandError, RequestError
-from flashactor.reference import AttentionParams, append, dequantize, forward_paged, gather, quantize
+from flashactor.reference import (
+    AttentionParams,
+    append,
+    dequantize,
+    forward_paged,
+    forward_varlen,
+    gather,
+    quantize,
+)
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 LAYOUTS = ["NHD", "HND"]
@@ -106,6 +115,70 @@ def test_fp8_pages_with_a_descale(layout: str) -> None:
     )
 
 
+def random_pools(layout: str, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    """A K and a V pool of 6 pages of 8 keys, 2 heads, head_dims 16 and 24."""
+    rng = np.random.default_rng(33)
+    shapes = [(6, 8, 2, dim) if layout == "NHD" else (6, 2, 8, dim) for dim in (16, 24)]
+    return rng.standard_normal(shapes[0]).astype(dtype), rng.standard_normal(shapes[1]).astype(dtype)
+
+
+TABLE, SEQ_LENS = np.array([[4, 1], [3, 5], [0, 2]], np.int32), np.array([11, 16, 4], np.int32)
+CAUSAL = AttentionParams(0.25, window_right=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_packed_queries_are_each_sequences_own(layout: str) -> None:
+    """A sequence may also have no query, or more queries than keys."""
+    rng = np.random.default_rng(34)
+    q, pools, bounds = rng.standard_normal((9, 4, 16)), random_pools(layout), np.array([0, 3, 3, 9])
+    params = AttentionParams(
+        0.25, window_right=0, alibi_slopes=rng.uniform(0.1, 1.0, (3, 4)), dropout_p=0.3, dropout_seed=4
+    )
+    out, lse = forward_paged(q, *pools, TABLE, SEQ_LENS, params, layout, cu_seqlens_q=bounds)
+    assert out.shape == (9, 4, 24)
+    assert lse.shape == (4, 9)
+    for index, (start, stop) in enumerate([(0, 3), (3, 3), (3, 9)]):
+        k, v = (gather(pool, TABLE[index], SEQ_LENS[index], layout) for pool in pools)
+        keys, rows = np.array([0, 0, 0, 0]), np.array([0, 0, 0, 0])
+        keys[index + 1 :], rows[index + 1 :] = len(k), stop - start
+        want, want_lse = forward_varlen(q[start:stop], k, v, rows, keys, params)
+        np.testing.assert_array_equal(out[start:stop], want)
+        np.testing.assert_array_equal(lse[:, start:stop], want_lse)
+
+
+@pytest.mark.parametrize("per_head", [False, True], ids=["per-tensor", "per-head"])
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_fp8_caches_stand_for_their_values_times_the_scale(name: str, per_head: bool) -> None:
+    q = np.random.default_rng(35).standard_normal((3, 2, 4, 16)).astype(ml_dtypes.bfloat16)
+    k_pool, v_pool = random_pools("NHD", getattr(ml_dtypes, name))
+    k_scale = np.array([0.5, 2.0], np.float32) if per_head else np.full((1, 1), 0.5, np.float32)
+    v_scale = np.array([3.0, 0.25], np.float32) if per_head else 0.125
+    got = forward_paged(q, k_pool, v_pool, TABLE, SEQ_LENS, CAUSAL, k_scale=k_scale, v_scale=v_scale)
+    exact = [
+        pool.astype(np.float64) * np.broadcast_to(np.asarray(scale), (1, 2) if per_head else (1, 1)).T
+        for pool, scale in ((k_pool, k_scale), (v_pool, v_scale))
+    ]
+    for actual, want in zip(got, forward_paged(q, *exact, TABLE, SEQ_LENS, CAUSAL), strict=True):
+        np.testing.assert_allclose(actual, want, **TIGHT)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("outside", [-1, 6, 1 << 30])
+def test_guarded_blocks_outside_of_the_pool_read_as_zeros(layout: str, outside: int) -> None:
+    q = np.random.default_rng(36).standard_normal((3, 2, 4, 16))
+    k_pool, v_pool = random_pools(layout)
+    table = TABLE.copy()
+    table[1, 0] = outside
+    with pytest.raises(OperandError, match="page_table"):
+        forward_paged(q, k_pool, v_pool, table, SEQ_LENS, CAUSAL, layout)
+    got = forward_paged(q, k_pool, v_pool, table, SEQ_LENS, CAUSAL, layout, guard=True)
+    k_pool[TABLE[1, 0]] = v_pool[TABLE[1, 0]] = 0.0
+    for actual, want in zip(
+        got, forward_paged(q, k_pool, v_pool, TABLE, SEQ_LENS, CAUSAL, layout), strict=True
+    ):
+        np.testing.assert_array_equal(actual, want)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("position", [0, 3, 8, 13])
 def test_append_writes_these_tokens_and_nothing_else(layout: str, position: int) -> None:
@@ -150,6 +223,12 @@ CACHE, NEW = np.zeros((4, 8, 2, 4)), np.zeros((1, 5, 2, 4))
         (lambda: paged(page_table=np.array([0])), "page_table"),
         (lambda: paged(page_table=np.array([[0], [1]])), "page_table"),
         (lambda: paged(seq_lens=np.array([1, 2])), "seq_lens"),
+        (lambda: paged(cu_seqlens_q=np.array([0, 1])), "q"),
+        (lambda: paged(q=np.ones((3, 2, 4)), cu_seqlens_q=np.array([0, 2])), "cu_seqlens_q"),
+        (lambda: paged(q=np.ones((3, 2, 4)), cu_seqlens_q=np.array([0, 1, 3])), "page_table"),
+        (lambda: paged(k_scale=np.ones(3)), "descale"),
+        (lambda: paged(guard=True, seq_lens=np.array([9])), "page_table"),
+        (lambda: append(CACHE, NEW, np.array([0, 0]), np.array([[0]])), "position"),
     ],
 )
 def test_operands_that_contradict_each_other(call, field: str) -> None:
@@ -163,7 +242,7 @@ def test_negative_position() -> None:
         append(CACHE, NEW, -1, np.array([[0]]))
 
 
-def paged(**changes: np.ndarray) -> None:
+def paged(**changes: Any) -> None:
     operands = {
         "q": np.ones((1, 1, 2, 4)),
         "k_cache": CACHE,
