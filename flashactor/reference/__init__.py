@@ -3,7 +3,7 @@
 from flashactor.reference.backward import Gradients, backward
 from flashactor.reference.chunked import append, forward_chunked
 from flashactor.reference.forward import forward
-from flashactor.reference.low_precision import forward_low_precision
+from flashactor.reference.low_precision import backward_low_precision, forward_low_precision
 from flashactor.reference.masks import visible
 from flashactor.reference.merge import merge_states
 from flashactor.reference.paged import forward_paged, gather
@@ -18,6 +18,7 @@ __all__ = [
     "Gradients",
     "append",
     "backward",
+    "backward_low_precision",
     "backward_varlen",
     "dequantize",
     "forward",

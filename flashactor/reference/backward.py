@@ -19,7 +19,7 @@ _FLOAT64 = np.dtype(np.float64)
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Gradients of a loss with respect to what the forward pass read, all float64.
+    """Gradients of a loss with respect to what the forward pass read, float64 unless said otherwise.
 
     Attributes:
         dq: shape of q.
@@ -29,11 +29,11 @@ class Gradients:
         dalibi_slopes: shape of the slopes, None where the forward pass had none.
     """
 
-    dq: NDArray[np.float64]
-    dk: NDArray[np.float64]
-    dv: NDArray[np.float64]
-    dsink_logits: NDArray[np.float64] | None
-    dalibi_slopes: NDArray[np.float64] | None
+    dq: NDArray[Any]
+    dk: NDArray[Any]
+    dv: NDArray[Any]
+    dsink_logits: NDArray[Any] | None
+    dalibi_slopes: NDArray[Any] | None
 
     @classmethod
     def zeros(cls, q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], params: AttentionParams) -> Gradients:
@@ -82,6 +82,20 @@ def backward(
     Raises:
         OperandError: the shapes contradict each other.
     """
+    return backward_batched(dout, q, k, v, params, dlse)
+
+
+def backward_batched(
+    dout: NDArray[Any],
+    q: NDArray[Any],
+    k: NDArray[Any],
+    v: NDArray[Any],
+    params: AttentionParams,
+    dlse: NDArray[Any] | None,
+    compute: np.dtype[Any] = _FLOAT64,
+    operand_type: np.dtype[Any] = _FLOAT64,
+) -> Gradients:
+    """`backward` in any precision; ``compute`` and ``operand_type`` as in `backward_sequence`."""
     check_batched(q, k, v, params)
     batch, seqlen_q, heads_q, _ = q.shape
     check_same_shape("dout", dout, (batch, seqlen_q, heads_q, v.shape[3]))
@@ -91,7 +105,9 @@ def backward(
     gradients = Gradients.zeros(q, k, v, params)
     for index in range(batch):
         into = gradients.sequence(index, index, index)
-        backward_sequence(dout[index], q[index], k[index], v[index], params, dlse[index], index, into)
+        backward_sequence(
+            dout[index], q[index], k[index], v[index], params, dlse[index], index, into, compute, operand_type
+        )
     return gradients
 
 
@@ -104,6 +120,8 @@ def backward_sequence(
     dlse: NDArray[Any],
     batch_index: int,
     into: Gradients,
+    compute: np.dtype[Any] = _FLOAT64,
+    operand_type: np.dtype[Any] = _FLOAT64,
 ) -> None:
     """Add the gradients of one sequence, whose shapes have been checked, to ``into``.
 
@@ -116,8 +134,16 @@ def backward_sequence(
         dlse: [heads_q, seqlen_q].
         batch_index: the sequence's index, for 2-d slopes and dropout.
         into: arrays of the shapes of q, k and v; sink logits and slopes [heads_q].
+        compute: type of all arithmetic.
+        operand_type: type to which the weights, the gradients of the scores and out are rounded before they
+            are multiplied with k, q and dout.
     """
-    q, k, v, dout = (heads_first(x, _FLOAT64) for x in (q, k, v, dout))
+
+    def rounded(x: NDArray[Any]) -> NDArray[Any]:
+        return x.astype(operand_type, copy=False).astype(compute, copy=False)
+
+    q, k, v, dout = (heads_first(x, compute) for x in (q, k, v, dout))
+    dlse = dlse.astype(compute, copy=False)
     dq, dk, dv = (x.transpose(1, 0, 2) for x in (into.dq, into.dk, into.dv))
     for tile in tiles(q, k, params, batch_index):
         q_tile, k_tile, v_tile = (
@@ -132,15 +158,18 @@ def backward_sequence(
         group, rows, cols = weights.shape
 
         # The learned sink and dropout scale every weight, so let dout carry their factor.
-        dout_tile = dout[tile.heads, tile.rows] * (soft.share / (1.0 - params.dropout_p))[..., None]
-        dout_tile = dout_tile.reshape(group * rows, v.shape[2])
+        dout_rows = dout[tile.heads, tile.rows].reshape(group * rows, v.shape[2])
+        factor = (soft.share / (1.0 - params.dropout_p)).reshape(group * rows, 1)
+        dout_tile = dout_rows * factor
         kept = weights if tile.keep is None else weights * tile.keep
-        dv[tile.head_kv, tile.cols] += kept.reshape(group * rows, cols).T @ dout_tile
+        operand = rounded(kept).reshape(group * rows, cols)
+        dv[tile.head_kv, tile.cols] += operand.T @ dout_tile
         dweights = (dout_tile @ v_tile.T).reshape(group, rows, cols)
         if tile.keep is not None:
             dweights *= tile.keep
         # out · dout of each row, as in FlashAttention-2.
-        row_dot = (weights * dweights).sum(axis=-1)
+        out = rounded(operand @ v_tile * factor)
+        row_dot = (out * dout_rows).sum(axis=-1).reshape(group, rows)
         if into.dsink_logits is not None:
             into.dsink_logits[tile.heads] -= (soft.sink_share * row_dot).sum(axis=-1)
 
@@ -152,6 +181,6 @@ def backward_sequence(
         if tanh is not None:
             ds *= 1.0 - tanh**2
         ds *= params.softmax_scale
-        flat = ds.reshape(group * rows, cols)
+        flat = rounded(ds).reshape(group * rows, cols)
         dq[tile.heads, tile.rows] += (flat @ k_tile).reshape(q_tile.shape)
         dk[tile.head_kv, tile.cols] += flat.T @ q_tile.reshape(group * rows, q.shape[2])

@@ -70,6 +70,7 @@ def forward_sequence(
     batch_index: int,
     compute: np.dtype[Any] = _FLOAT64,
     weights_type: np.dtype[Any] = _FLOAT64,
+    weights_scale: float = 1.0,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Attention of one sequence whose shapes have been checked.
 
@@ -81,6 +82,7 @@ def forward_sequence(
         batch_index: the sequence's index, for 2-d slopes and dropout.
         compute: type of all arithmetic and of the results.
         weights_type: type to which the unnormalised weights are rounded before they meet v.
+        weights_scale: what they are multiplied by before they are rounded, to use the type's range.
 
     Returns:
         out [seqlen_q, heads_q, head_dim_v] and lse [heads_q, seqlen_q].
@@ -96,10 +98,11 @@ def forward_sequence(
         weights = soft.exp_scores
         if tile.keep is not None:
             weights *= tile.keep
+        weights *= weights_scale
         weights = weights.astype(weights_type, copy=False).astype(compute, copy=False)
         group, rows, cols = weights.shape
         product = weights.reshape(group * rows, cols) @ v[tile.head_kv, tile.cols]
-        scale = soft.share / (soft.row_sum * (1.0 - params.dropout_p))
+        scale = soft.share / (soft.row_sum * ((1.0 - params.dropout_p) * weights_scale))
         out[tile.rows, tile.heads] = (product.reshape(group, rows, head_dim_v) * scale[..., None]).transpose(
             1, 0, 2
         )

@@ -67,3 +67,24 @@ def test_dropout_drops_the_same_weights() -> None:
     params = AttentionParams(0.3, dropout_p=0.5, dropout_seed=5)
     out, _ = forward_low_precision(q, k, v, params, "f16")
     np.testing.assert_allclose(out.astype(np.float64), forward(q, k, v, params)[0], rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e5m2"])
+def test_fp8_weights_use_the_range_of_e4m3(name: str) -> None:
+    """A thousand keys of weight 2**-10.1 are as much as the one of weight 1, and below e4m3's 2**-9."""
+    q, k, v = np.ones((1, 1, 1, 8)), np.zeros((1, 1001, 1, 8)), np.ones((1, 1001, 1, 8))
+    k[0, 0], v[0, 0] = 1.0, 0.0
+    params = AttentionParams(7.0 / 8)
+    out, _ = forward_low_precision(q, k, v, params, name)
+    np.testing.assert_allclose(out.astype(np.float64), forward(q, k, v, params)[0], rtol=2.0**-4)
+
+
+def test_fp8_types_may_differ_and_out_may_be_f16() -> None:
+    case = CASES[0]
+    e4m3, e5m2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
+    q, k, v = (x.astype(dtype) for x, dtype in zip(case.arrays(), (e4m3, e5m2, e4m3), strict=True))
+    k[0, 0, 0, 0] = 57344.0  # more than e4m3 holds
+    q[0, :, 0, 0] = 0.0
+    out, _ = forward_low_precision(q, k, v, case.params(), "e4m3", "f16")
+    assert out.dtype == np.float16
+    np.testing.assert_allclose(out.astype(np.float64), forward(q, k, v, case.params())[0], rtol=0, atol=0.2)
