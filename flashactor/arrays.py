@@ -28,6 +28,7 @@ ITEM_SIZES = {
     "float8_e5m2": 1,
     "float32": 4,
     "float64": 8,
+    "uint8": 1,
     "int32": 4,
     "int64": 8,
 }
@@ -316,6 +317,7 @@ _DLPACK_DTYPES = {
     (2, 64): "float64",
     (0, 32): "int32",
     (0, 64): "int64",
+    (1, 8): "uint8",
 }
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p

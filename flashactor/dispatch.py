@@ -28,6 +28,17 @@ HEAD_DIMS = frozenset(range(8, 257, 8))
 """Every head_dim that kernels take."""
 
 
+def check_head_dim(name: str, head_dim: int) -> None:
+    """Raises UnsupportedHeadDimError, whose field is ``name``, unless kernels take heads of this size."""
+    if not is_count(head_dim, 8) or head_dim not in HEAD_DIMS:
+        raise UnsupportedHeadDimError(
+            field=name,
+            got=head_dim,
+            expected="a multiple of 8 from 8 to 256",
+            remedy="pad the heads with zeros to the next multiple of 8",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class DispatchKey:
     """One cell of the dispatch table: what distinguishes a request from every other kind of request.
@@ -70,13 +81,7 @@ class DispatchKey:
                 expected="a SmArch and a DType",
                 remedy="pass members of flashactor.SmArch and flashactor.DType, or use their parse()",
             )
-        if not is_count(self.head_dim, 8) or self.head_dim not in HEAD_DIMS:
-            raise UnsupportedHeadDimError(
-                field="head_dim",
-                got=self.head_dim,
-                expected="a multiple of 8 from 8 to 256",
-                remedy="pad the heads with zeros to the next multiple of 8",
-            )
+        check_head_dim("head_dim", self.head_dim)
         if self.dtype.is_fp8 and not self.arch.supports_fp8:
             raise Fp8RequiresHopperError(
                 field="dtype",

@@ -99,7 +99,7 @@ class DispatchError(FlashAttnError):
 
 
 class UnsupportedHeadDimError(DispatchError):
-    """head_dim is not a multiple of 8 between 8 and 256."""
+    """head_dim or head_dim_v is not a multiple of 8 between 8 and 256."""
 
 
 class Fp8RequiresHopperError(DispatchError):
@@ -162,7 +162,7 @@ class Fa3RequiresHopperError(RequestError):
 
 
 class Fp8MustUseFp8RequestError(RequestError):
-    """fp8 operands and Fa3FwdFp8Request belong together, and neither goes with anything else."""
+    """An fp8 q and the fp8 requests belong together, and neither goes with anything else."""
 
 
 class EmptyBatchError(RequestError):
@@ -198,7 +198,7 @@ class OperandError(RequestError):
 
 
 class MissingOperandsError(RequestError):
-    """A bare cell was sent to an executor that computes."""
+    """A bare cell was sent to an executor that computes, or a request has no arrays of this kind."""
 
 
 class MockModeError(FlashAttnError):

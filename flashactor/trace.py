@@ -137,7 +137,7 @@ def _identity(work: Work) -> Hashable:
         type(request),
         request.arch is None,
         work.key,
-        getattr(request, "kv_dtype", None),
+        *_own_fields(request).values(),
         bool(request.softcap),
         bool(request.dropout_p),
         _has_sink_logits(request),
@@ -147,13 +147,12 @@ def _identity(work: Work) -> Hashable:
 
 def _line(work: Work, arch: SmArch | None) -> str:
     request, key = work.request, work.key
-    kv_dtype: DType | None = getattr(request, "kv_dtype", None)
     return json.dumps(
         {
             "request": type(request).__name__,
             "arch": arch and arch.target,
             "dtype": key.dtype.tag,
-            "kv_dtype": kv_dtype and kv_dtype.tag,
+            "kv_dtype": None,
             "head_dim": key.head_dim,
             "gqa_ratio": key.gqa_ratio,
             "causal": key.causal,
@@ -165,8 +164,29 @@ def _line(work: Work, arch: SmArch | None) -> str:
             "dropout": bool(request.dropout_p),
             "implementation": request.implementation,
             "kernel_name": work.kernel_name,
+            **{name: value for name, value in _own_fields(request).items() if value is not None},
         }
     )
+
+
+def _own_fields(request: AttentionRequest) -> dict[str, Any]:
+    """The fields outside of the key by which a kernel is chosen; None where a line leaves one out.
+
+    They are left out where they say nothing, so that a line is the same as before there was the field.
+    """
+    kv_dtype: DType | None = getattr(request, "kv_dtype", None)
+    v_dtype: DType | None = getattr(request, "v_dtype", None)
+    out_dtype: DType | None = getattr(request, "out_dtype", None)
+    of_cache = kv_dtype is request.dtype and v_dtype is None
+    return {
+        "kv_dtype": None if kv_dtype is None or of_cache else kv_dtype.tag,
+        "v_dtype": None if v_dtype is None or v_dtype is kv_dtype else v_dtype.tag,
+        "out_dtype": None if out_dtype in (None, DType.BF16) else out_dtype.tag,
+        "head_dim_v": None if request.head_dim_v == request.head_dim else request.head_dim_v,
+        "window_right": request.mask.right,
+        "batch_invariant": request.batch_invariant or None,
+        "guard": getattr(request, "guard", False) or None,
+    }
 
 
 def _request(fields: dict[str, Any]) -> AttentionRequest:
@@ -178,7 +198,7 @@ def _request(fields: dict[str, Any]) -> AttentionRequest:
         "dtype": DType.parse(fields["dtype"]),
         "head_dim": fields["head_dim"],
         "gqa_ratio": fields["gqa_ratio"],
-        "mask": MaskKind(is_causal=fields["causal"], sliding_window=fields["sliding_window"]),
+        "mask": MaskKind(fields["causal"], fields["sliding_window"], fields.get("window_right")),
         "bias": PositionBias.ALIBI if fields["alibi"] else PositionBias.NONE,
         "sink_tokens": fields["sink_tokens"],
         "sink_logits": bool(fields["sink_logits"]),
@@ -186,8 +206,10 @@ def _request(fields: dict[str, Any]) -> AttentionRequest:
         "dropout_p": _SOME_DROPOUT if fields["dropout"] else 0.0,
         "implementation": fields["implementation"],
     }
-    if fields["kv_dtype"] is not None:
-        options["kv_dtype"] = DType.parse(fields["kv_dtype"])
+    for name in ("kv_dtype", "v_dtype", "out_dtype"):
+        if fields.get(name) is not None:
+            options[name] = DType.parse(fields[name])
+    options |= {name: fields[name] for name in ("head_dim_v", "batch_invariant", "guard") if name in fields}
     return bare_request(REQUEST_TYPES[fields["request"]], **options)
 
 

@@ -5,6 +5,7 @@ Pure values without third-party imports: every other module may depend on this o
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -171,15 +172,39 @@ class PositionBias(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MaskKind:
-    """Which keys a query sees; build it with one of the four class methods.
+    """Which keys a query sees; build it with one of the five class methods.
 
     With ``offset = seqlen_k - seqlen_q`` and ``d = i + offset - j`` for query i and key j (bottom-right
     alignment, as in FlashAttention-2): causal sees d >= 0; ``sliding_causal(w)`` sees 0 <= d < w;
-    ``sliding_full(w)`` sees abs(d) < w; full sees every key.
+    ``sliding_full(w)`` sees abs(d) < w; ``sliding(left, right)`` sees -right <= d <= left; full sees every
+    key.
+
+    Attributes:
+        is_causal: nothing to the right of the query is seen.
+        sliding_window: keys of the window to the left, the query's own position included; None for unlimited.
+        right: ``window_right`` of a window that the other kinds do not express, else None.
+
+    Raises:
+        RequestError: ``right`` is below -1, no integer, or given for a causal mask.
     """
 
     is_causal: bool = False
     sliding_window: int | None = None
+    right: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.right is None:
+            return
+        if self.is_causal:
+            raise _window_error("right", self.right, "None for a causal mask, which sees nothing there")
+        if not is_count(self.right, -1):
+            raise _window_error("window_right", self.right, "an integer of at least -1, which is unlimited")
+        # One mask, one spelling: equal windows must be equal masks.
+        right = operator.index(self.right)
+        is_causal = right == 0
+        symmetric = right == (-1 if self.sliding_window is None else self.sliding_window - 1)
+        object.__setattr__(self, "is_causal", is_causal)
+        object.__setattr__(self, "right", None if is_causal or symmetric else right)
 
     @classmethod
     def full(cls) -> MaskKind:
@@ -201,6 +226,22 @@ class MaskKind:
         """A query sees the keys less than ``window`` positions away on either side."""
         return cls(sliding_window=window)
 
+    @classmethod
+    def sliding(cls, window_left: int, window_right: int) -> MaskKind:
+        """A query sees ``window_left`` keys to its left, its own position, and ``window_right`` to its right.
+
+        -1 is unlimited on that side. A window that another kind expresses is that kind: ``sliding(-1, -1)``
+        is full, ``sliding(-1, 0)`` causal, ``sliding(w - 1, 0)`` sliding_causal(w), ``sliding(w - 1, w - 1)``
+        for w > 1 sliding_full(w).
+
+        Raises:
+            RequestError: a side is below -1, or no integer.
+        """
+        if not is_count(window_left, -1):
+            raise _window_error("window_left", window_left, "an integer of at least -1, which is unlimited")
+        left = operator.index(window_left)
+        return cls(sliding_window=None if left == -1 else left + 1, right=window_right)
+
     @property
     def window_left(self) -> int:
         """Largest visible d (keys to the left of the query), -1 for unlimited."""
@@ -211,11 +252,21 @@ class MaskKind:
         """Largest visible -d (keys to the right of the query), -1 for unlimited."""
         if self.is_causal:
             return 0
+        if self.right is not None:
+            return self.right
         return -1 if self.sliding_window is None else self.sliding_window - 1
 
     def __str__(self) -> str:
+        if self.right is not None:
+            return f"sliding({self.window_left}, {self.right})"
         name = "causal" if self.is_causal else "full"
         return name if self.sliding_window is None else f"sliding_{name}({self.sliding_window})"
+
+
+def _window_error(name: str, got: object, expected: str) -> RequestError:
+    return RequestError(
+        field=name, got=got, expected=expected, remedy="correct the window of MaskKind.sliding"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,8 @@ class Ask:
                 outputs.dq,
                 outputs.dk,
                 outputs.dv,
+                outputs.dsink_logits,
+                outputs.dalibi_slopes,
             )
         )
 

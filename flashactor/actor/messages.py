@@ -28,7 +28,7 @@ class FlashAttnMsg:
 
     @classmethod
     def forward(cls, request: AttentionRequest) -> FlashAttnMsg:
-        """A forward pass: Fa2FwdRequest, Fa3FwdRequest, Fa3FwdFp8Request, VarlenFwdRequest, chunked prefill.
+        """A forward pass: any request but those of a backward pass; MergeStatesRequest counts as one.
 
         Raises:
             RequestError: the request is none of these.

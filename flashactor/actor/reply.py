@@ -49,6 +49,8 @@ class AttentionReply:
         out: attention output, like q (forward).
         lse: natural log of the sum of exp(score), float32 (forward).
         dq, dk, dv: gradients, like q, k, v (backward).
+        dsink_logits, dalibi_slopes: gradients, float32, like sink_logits and alibi_slopes (backward of a
+            request that has them).
     """
 
     key: DispatchKey
@@ -60,6 +62,8 @@ class AttentionReply:
     dq: Any = field(default=None, repr=False)
     dk: Any = field(default=None, repr=False)
     dv: Any = field(default=None, repr=False)
+    dsink_logits: Any = field(default=None, repr=False)
+    dalibi_slopes: Any = field(default=None, repr=False)
 
 
 T = TypeVar("T")

@@ -30,6 +30,8 @@ class Outputs(NamedTuple):
     dq: Any = None
     dk: Any = None
     dv: Any = None
+    dsink_logits: Any = None
+    dalibi_slopes: Any = None
 
 
 class Outcome(NamedTuple):

@@ -9,7 +9,9 @@ from typing import Any
 from flashactor.arrays import HOST, ArrayView
 from flashactor.requests.base import AttentionRequest
 from flashactor.requests.fa2 import Fa2BwdRequest, Fa2FwdRequest
-from flashactor.requests.fa3 import Fa3FwdFp8Request, Fa3FwdRequest
+from flashactor.requests.fa3 import Fa3FwdRequest
+from flashactor.requests.fp8 import Fa2FwdFp8Request, Fa3FwdFp8Request
+from flashactor.requests.merge import MergeStatesRequest
 from flashactor.requests.operands import Operands
 from flashactor.requests.paged import PagedAttentionRequest, PagedKvCache
 from flashactor.requests.prefill import ChunkedPrefillRequest, ChunkLayout
@@ -20,12 +22,14 @@ REQUEST_TYPES: dict[str, type[AttentionRequest]] = {
     for request_type in (
         Fa2FwdRequest,
         Fa2BwdRequest,
+        Fa2FwdFp8Request,
         Fa3FwdRequest,
         Fa3FwdFp8Request,
         VarlenFwdRequest,
         VarlenBwdRequest,
         PagedAttentionRequest,
         ChunkedPrefillRequest,
+        MergeStatesRequest,
     )
 }
 """Every request type by its name."""
@@ -61,20 +65,21 @@ def bare_request(
 
 
 def _with_sinks(request: AttentionRequest) -> Operands:
-    heads_q, head_dim = request.gqa_ratio, request.head_dim
-    q: tuple[int, ...]
-    kv: tuple[int, ...]
-    if isinstance(request, VarlenFwdRequest | VarlenBwdRequest):
-        q, kv = (1, heads_q, head_dim), (1, 1, head_dim)
-    else:
-        keys = _BLOCK_SIZE if isinstance(request, PagedAttentionRequest) else 1
-        q, kv = (1, 1, heads_q, head_dim), (1, keys, 1, head_dim)
-    dtype = request.dtype
-    kv_dtype = request.fp8_dtypes[1] if isinstance(request, Fa3FwdFp8Request) else dtype
+    heads_q, head_dim, head_dim_v = request.gqa_ratio, request.head_dim, request.head_dim_v
+    q: tuple[int, ...] = (1, heads_q)
+    kv: tuple[int, ...] = (1, 1)
+    if not isinstance(request, VarlenFwdRequest | VarlenBwdRequest):
+        q = (1, *q)
+        kv = (1, _BLOCK_SIZE if isinstance(request, PagedAttentionRequest) else 1, 1)
+    dtype = k_dtype = v_dtype = request.dtype
+    if isinstance(request, Fa2FwdFp8Request):
+        k_dtype, v_dtype = request.kv_dtype, request.v_dtype
+    elif isinstance(request, PagedAttentionRequest):
+        k_dtype = v_dtype = request.kv_dtype
     return Operands(
-        q=_zeros(q, dtype.numpy_name),
-        k=_zeros(kv, kv_dtype.numpy_name),
-        v=_zeros(kv, kv_dtype.numpy_name),
+        q=_zeros((*q, head_dim), dtype.numpy_name),
+        k=_zeros((*kv, head_dim), k_dtype.numpy_name),
+        v=_zeros((*kv, head_dim_v), v_dtype.numpy_name),
         sink_logits=_zeros((heads_q,), "float32"),
     )
 

@@ -7,16 +7,23 @@ import operator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypedDict
 
-from flashactor.dispatch import DispatchKey, lookup
+from flashactor.arrays import ArrayView
+from flashactor.dispatch import DispatchKey, check_head_dim, lookup
 from flashactor.errors import (
     Fp8MustUseFp8RequestError,
     MissingOperandsError,
     RequestError,
 )
-from flashactor.requests.operands import Operands
+from flashactor.requests.operands import Operands, named_arrays
 from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch, is_count
 
 FULL_MASK = MaskKind.full()
+INFERRED: Any = None
+"""Default of a field that takes its value from others at construction, so that readers never see None."""
+
+# Where subclasses keep their arrays: in dataclasses of arrays, and in fields of their own.
+_HOLDERS = ("operands", "gradients", "offsets", "pages", "append", "states")
+_ARRAYS = ("cu_seqlens_q", "q_scale", "k_scale", "v_scale")
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class AttentionRequest:
         dropout_p: probability that an element of P is dropped (the rest is scaled by ``1 / (1 - p)``).
         dropout_seed, dropout_offset: state of Philox4x32-10, so that a backward pass repeats the mask.
         implementation: name of the implementation that must run; None lets the table choose.
+        head_dim_v: elements of one head of v, out and their gradients, a multiple of 8 from 8 to 256; None:
+            head_dim.
+        batch_invariant: whether a sequence's result has the same bits whatever else is in the batch.
         operands: the arrays; None for a bare cell.
 
     Raises:
@@ -56,6 +66,8 @@ class AttentionRequest:
     dropout_seed: int = 0
     dropout_offset: int = 0
     implementation: str | None = None
+    head_dim_v: int = INFERRED
+    batch_invariant: bool = False
     operands: Operands | None = None
 
     DIRECTION: ClassVar[Direction] = Direction.FORWARD
@@ -74,25 +86,31 @@ class AttentionRequest:
             # Names are cached by key, and 64.0 == 64: only here can a float still be told from an integer.
             self.dispatch_key().validate_fwd()
             object.__setattr__(self, "head_dim", operator.index(self.head_dim))
+        if self.head_dim_v is None:
+            object.__setattr__(self, "head_dim_v", self.head_dim)
+        elif type(self.head_dim_v) is not int or self.head_dim_v != self.head_dim:
+            check_head_dim("head_dim_v", self.head_dim_v)  # where they are equal, the key's rule is enough
+            object.__setattr__(self, "head_dim_v", operator.index(self.head_dim_v))
+        require_type("batch_invariant", self.batch_invariant, bool)
         if self.dtype.is_fp8 is not self.TAKES_FP8:
             raise Fp8MustUseFp8RequestError(
                 field="dtype",
                 got=f"{self.dtype.tag} in {type(self).__name__}",
                 expected="e4m3 or e5m2" if self.TAKES_FP8 else "f16 or bf16",
-                remedy="use Fa3FwdFp8Request for fp8 operands and only for those",
+                remedy="use Fa2FwdFp8Request or Fa3FwdFp8Request for an fp8 q and only for that",
             )
         if self.softmax_scale is not None:
             object.__setattr__(self, "softmax_scale", require_number("softmax_scale", self.softmax_scale))
             if self.softmax_scale <= 0.0:
-                raise _number_error("softmax_scale", self.softmax_scale, "a positive finite number")
+                raise number_error("softmax_scale", self.softmax_scale, "a positive finite number")
         if require_number("softcap", self.softcap) < 0.0:
-            raise _number_error("softcap", self.softcap, "0 (off) or a positive finite number")
+            raise number_error("softcap", self.softcap, "0 (off) or a positive finite number")
         if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
-            raise _number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
+            raise number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
         require_type("implementation", self.implementation, str, optional=True)
         for name in ("dropout_seed", "dropout_offset"):
             if not is_count(getattr(self, name), 0):
-                raise _number_error(name, getattr(self, name), "an integer of at least 0")
+                raise number_error(name, getattr(self, name), "an integer of at least 0")
         # A frozen request resolves to the same key and name for ever, so the actor need not do it again.
         object.__setattr__(self, "_resolved", self._resolve(None))
 
@@ -100,6 +118,11 @@ class AttentionRequest:
     def scale(self) -> float:
         """``softmax_scale`` as a number, with its default applied."""
         return 1.0 / math.sqrt(self.head_dim) if self.softmax_scale is None else self.softmax_scale
+
+    @property
+    def varlen(self) -> bool:
+        """Whether the sequences may differ in length: packed by cu_seqlens, or chunks in a cache."""
+        return self.VARLEN
 
     @property
     def paged(self) -> bool:
@@ -113,7 +136,7 @@ class AttentionRequest:
             self.dtype,
             self.head_dim,
             self.mask.is_causal,
-            self.VARLEN,
+            self.varlen,
             self.mask.sliding_window,
             self.bias is PositionBias.ALIBI,
             self.sink_tokens,
@@ -134,11 +157,25 @@ class AttentionRequest:
 
     def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
         key = self.dispatch_key(arch)
-        return key, lookup(key, self.DIRECTION)
+        name = lookup(key, self.DIRECTION)
+        if self.mask.right is not None:
+            name += "_rinf" if self.mask.right == -1 else f"_r{self.mask.right}"
+        return key, name if self.head_dim_v == self.head_dim else f"{name}_v{self.head_dim_v}"
 
     def kernel_name(self, arch: SmArch | None = None) -> str:
         """The kernel's name on an architecture; raises as ``resolve``."""
         return self.resolve(arch)[1]
+
+    def arrays(self) -> dict[str, ArrayView]:
+        """Every array of the request by its argument's name, absent ones left out; {} for a bare cell."""
+        found: dict[str, ArrayView] = {}
+        for name in _HOLDERS:
+            found |= named_arrays(getattr(self, name, None))
+        for name in _ARRAYS:
+            value = getattr(self, name, None)
+            if isinstance(value, ArrayView):
+                found[name] = value
+        return found
 
     def require_operands(self) -> Operands:
         """The arrays.
@@ -176,13 +213,13 @@ def require_number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise _number_error(name, repr(value), "a number") from None
+        raise number_error(name, repr(value), "a number") from None
     if not math.isfinite(number):
-        raise _number_error(name, value, "a finite number")
+        raise number_error(name, value, "a finite number")
     return number
 
 
-def _number_error(name: str, got: object, expected: str) -> RequestError:
+def number_error(name: str, got: object, expected: str) -> RequestError:
     return RequestError(field=name, got=got, expected=expected, remedy=f"correct {name}")
 
 
@@ -198,6 +235,7 @@ class RequestOptions(TypedDict, total=False):
     dropout_seed: int
     dropout_offset: int
     implementation: str | None
+    batch_invariant: bool
     persistent: PersistentMode  # of Fa3 requests
 
 
@@ -213,6 +251,7 @@ def merge_fields(views: Operands, options: RequestOptions, heads_kv: int | None 
     implied: dict[str, Any] = {
         "dtype": DType.parse(views.q.dtype),
         "head_dim": views.q.shape[-1],
+        "head_dim_v": views.v.shape[-1],
         "gqa_ratio": views.q.shape[-2] // (heads_kv or views.k.shape[-2]),
         "bias": PositionBias.NONE if views.alibi_slopes is None else PositionBias.ALIBI,
         "operands": views,

@@ -25,23 +25,38 @@ class DenseFwdRequest(AttentionRequest):
         sink_logits: Any = None,
         out: Any = None,
         lse: Any = None,
+        workspace: Any = None,
         **options: Unpack[RequestOptions],
     ) -> Self:
         """A request for the attention of arrays, with everything inferred from them.
 
         Args:
             q: ``[batch, seqlen_q, heads_q, head_dim]``.
-            k, v: ``[batch, seqlen_k, heads_kv, head_dim]``, heads_q a multiple of heads_kv.
+            k, v: ``[batch, seqlen_k, heads_kv, head_dim]``, heads_q a multiple of heads_kv; v's head_dim,
+                which is out's, may be another than that of q and k.
             alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``; they switch the bias on.
             sink_logits: float32 ``[heads_q]``, logits that join the softmax's denominator only.
-            out: like q, written in place; allocated by q's library when absent.
+            out: ``[batch, seqlen_q, heads_q, head_dim_v]``, written in place; allocated by q's library when
+                absent.
             lse: float32 ``[batch, heads_q, seqlen_q]``, likewise.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
+                some.
             options: the fields of the request: mask, softmax_scale, softcap, dropout_p, arch, ...
 
         Raises:
             OperandError: which array is off, and how; RequestError, DispatchError: an option.
         """
-        views = dense_operands(cls, q, k, v, alibi_slopes, sink_logits, out, lse)
+        views = dense_operands(
+            cls,
+            q,
+            k,
+            v,
+            alibi_slopes=alibi_slopes,
+            sink_logits=sink_logits,
+            out=out,
+            lse=lse,
+            workspace=workspace,
+        )
         return cls(**merge_fields(views, options))
 
 
@@ -50,10 +65,7 @@ def dense_operands(
     q: Any,
     k: Any,
     v: Any,
-    alibi_slopes: Any,
-    sink_logits: Any,
-    out: Any,
-    lse: Any,
+    **optional: Unpack[checks.OptionalArrays],
 ) -> Operands:
     """Checked views of a dense batch.
 
@@ -71,8 +83,5 @@ def dense_operands(
         batch=batch,
         heads_q=heads_q,
         lse_shape=(batch, heads_q, seqlen_q),
-        out=out,
-        lse=lse,
-        alibi_slopes=alibi_slopes,
-        sink_logits=sink_logits,
+        **optional,
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Self, Unpack
 
-from flashactor.arrays import check_array
-from flashactor.errors import ChunkIndexOutOfRangeError, SeqlenOverflowError
+from flashactor.arrays import ArrayView, check_array
+from flashactor.errors import ChunkIndexOutOfRangeError, OperandError, RequestError, SeqlenOverflowError
 from flashactor.requests import checks
 from flashactor.requests.base import RequestOptions, merge_fields, require_type
-from flashactor.requests.operands import KvCacheAppend, KvLayout
+from flashactor.requests.lengths import view_prefix_lens
+from flashactor.requests.operands import KvCacheAppend, KvLayout, Rotary
+from flashactor.requests.pages import page_geometry, view_layout, view_pages
+from flashactor.requests.scaled import CachedKvRequest, view_cache, view_scale
 from flashactor.requests.varlen import CumulativeSeqlens, PackedRequest
-from flashactor.types import is_count
+from flashactor.types import DType, is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class ChunkLayout:
 
 
 @dataclass(frozen=True)
-class ChunkedPrefillRequest(PackedRequest):
-    """One chunk of a long prefill.
+class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
+    """One chunk of a long prefill, or with chunks of one token a decode step that appends to the cache.
 
     Attributes:
         chunk: where the chunk lies.
@@ -91,26 +94,55 @@ class ChunkedPrefillRequest(PackedRequest):
         chunk: ChunkLayout,
         page_table: Any = None,
         layout: KvLayout | str = KvLayout.NHD,
+        prefix_lens: Any = None,
+        rotary_cos: Any = None,
+        rotary_sin: Any = None,
+        rotary_interleaved: bool = False,
+        k_scale: Any = 1.0,
+        v_scale: Any = 1.0,
+        guard: bool = False,
         alibi_slopes: Any = None,
         sink_logits: Any = None,
         out: Any = None,
         lse: Any = None,
+        workspace: Any = None,
         **options: Unpack[RequestOptions],
     ) -> Self:
-        """A request that appends k and v to the cache at ``chunk.prefix_kv_tokens`` and attends over both.
+        """A request that appends k and v to the cache behind each sequence's prefix and attends over both.
 
         Args:
             q: ``[batch, chunk_q_tokens, heads_q, head_dim]``.
-            k, v: the chunk's own, ``[batch, chunk_q_tokens, heads_kv, head_dim]``.
+            k, v: the chunk's own, ``[batch, chunk_q_tokens, heads_kv, head_dim]``; v's head_dim, which is
+                out's, may be another.
             k_cache, v_cache: ``[batch, capacity, heads_kv, head_dim]``; with ``page_table`` a pool of pages,
-                ``[num_blocks, block_size, heads_kv, head_dim]`` (or as ``layout`` says). Written in place.
-            chunk: where the chunk lies; all sequences of the batch are at the same place.
+                ``[num_blocks, block_size, heads_kv, head_dim]`` (or as ``layout`` says). Written in place. Of
+                q's type, or both of one fp8 type: what is stored is then ``x / scale``, rounded and
+                saturated.
+            chunk: where the chunk lies; with ``prefix_lens`` its prefix_kv_tokens is the longest prefix.
             page_table: int32 ``[batch, max_blocks_per_seq]`` of a paged cache.
-            out: like q; lse: float32 ``[batch, heads_q, chunk_q_tokens]``; allocated when absent.
+            layout: order of a paged cache's dimensions.
+            prefix_lens: int32 ``[batch]``, keys that each sequence already has; all as many when absent.
+            rotary_cos, rotary_sin: ``[positions, rotary_dim / 2]``, of q's type or float32, rotary_dim a
+                multiple of 16 up to head_dim, with a row for every position of the prefix and the chunk. They
+                turn q and the new k, at the position that each has in its sequence, before k is stored.
+            rotary_interleaved: whether neighbours are turned as a pair; else an element of the first half of
+                rotary_dim with that of the second.
+            k_scale, v_scale: descales of the cache; a number, or a float32 array of one element or
+                ``[heads_kv]``.
+            guard: whether the device checks the page table. Then no page is checked here; the keys of a page
+                outside the pool read as zeros.
+            alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``.
+            sink_logits: float32 ``[heads_q]``.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
+                some.
+            out: like q, with v's head_dim; lse: float32 ``[batch, heads_q, chunk_q_tokens]``; allocated when
+                absent.
             options: the fields of the request: mask, softmax_scale, softcap, sink_tokens, arch, ...
 
         Raises:
-            OperandError: which array is off, and how; SeqlenOverflowError: the cache is too small.
+            OperandError: which array is off, and how; SeqlenOverflowError: the cache is too small, or a
+                prefix longer
+            than the chunk's; RequestError, DispatchError: an option.
         """
         require_type("chunk", chunk, ChunkLayout)
         q_view, k_view, v_view = checks.view_qkv(q, k, v, rank=4, dtypes=checks.SIXTEEN_BIT)
@@ -118,34 +150,29 @@ class ChunkedPrefillRequest(PackedRequest):
         batch, tokens, heads_q, head_dim = q_view.shape
         heads_kv = k_view.shape[2]
         check_array("q", q_view, shape=(batch, chunk.chunk_q_tokens, heads_q, head_dim))
-        check_array("k", k_view, shape=(batch, chunk.chunk_q_tokens, heads_kv, head_dim))
-        total = chunk.prefix_kv_tokens + tokens
-        k_pool = checks.writable_view("k_cache", k_cache, like=k_view, shape=None, dtypes=(k_view.dtype,))
-        v_pool = checks.writable_view(
-            "v_cache", v_cache, like=k_view, shape=k_pool.shape, dtypes=(k_view.dtype,)
-        )
-        check_array("k_cache", k_pool, rank=4)
-        pages = None
+        check_array("k", k_view, shape=(batch, tokens, heads_kv, head_dim))
+        prefix = chunk.prefix_kv_tokens
+        total = prefix + tokens
+        prefixes = None
+        if prefix_lens is not None:
+            prefixes = view_prefix_lens(prefix_lens, q=q_view, batch=batch, longest_prefix=prefix)
+        k_pool, v_pool = view_cache(k_cache, v_cache, q=q_view)
+        kv_layout = view_layout(layout)
         if page_table is None:
-            capacity = k_pool.shape[1]
-            check_array("k_cache", k_pool, shape=(batch, capacity, heads_kv, head_dim))
-            if total > capacity:
-                raise SeqlenOverflowError(
-                    field="k_cache",
-                    got=f"a capacity of {capacity}",
-                    expected=f"at least {total}, the prefix and the chunk",
-                    remedy="allocate the cache for the whole sequence",
-                )
+            sizes = _contiguous_sizes(k_pool, k_view, total)
         else:
-            kv_layout = checks.view_layout(layout)
-            num_blocks, block_size, pool_heads, pool_head_dim = checks.page_geometry(k_pool, kv_layout)
-            expected = (num_blocks, block_size, heads_kv, head_dim)
-            if (pool_heads, pool_head_dim) != (heads_kv, head_dim):
-                nhd_or_hnd = (
-                    expected if kv_layout is KvLayout.NHD else (num_blocks, heads_kv, block_size, head_dim)
-                )
-                check_array("k_cache", k_pool, shape=nhd_or_hnd)
-            pages = checks.view_pages(
+            num_blocks, block_size, _, _ = page_geometry(k_pool, kv_layout)
+            nhd = kv_layout is KvLayout.NHD
+            sizes = (num_blocks, block_size, heads_kv) if nhd else (num_blocks, heads_kv, block_size)
+        for name, pool, new in (("k_cache", k_pool, k_view), ("v_cache", v_pool, v_view)):
+            check_array(name, pool, shape=(*sizes, new.shape[-1]))
+            checks.require_writable(name, pool)
+        pages = None
+        if page_table is not None:
+            known = [prefix] * batch
+            if prefixes is not None and prefixes.on_host:
+                known = prefixes.to_numpy().tolist()
+            pages = view_pages(
                 page_table,
                 None,
                 q=q_view,
@@ -153,8 +180,16 @@ class ChunkedPrefillRequest(PackedRequest):
                 num_seqs=batch,
                 num_blocks=num_blocks,
                 block_size=block_size,
-                seq_len=total,
+                lengths=[length + tokens for length in known],
+                guard=guard,
             )
+        append = KvCacheAppend(
+            pages=pages,
+            k_cache=k_pool,
+            v_cache=v_pool,
+            prefix_lens=prefixes,
+            rotary=_view_rotary(rotary_cos, rotary_sin, rotary_interleaved, q=q_view, positions=total),
+        )
         views = checks.operands(
             q_view,
             k_view,
@@ -166,10 +201,80 @@ class ChunkedPrefillRequest(PackedRequest):
             lse=lse,
             alibi_slopes=alibi_slopes,
             sink_logits=sink_logits,
+            workspace=workspace,
         )
         return cls(
             **merge_fields(views, options),
             chunk=chunk,
-            append=KvCacheAppend(k_cache=k_pool, v_cache=v_pool, pages=pages),
+            append=append,
             seqlens=CumulativeSeqlens(batch, tokens, total, batch * tokens, batch * total),
+            kv_dtype=DType.parse(append.k_cache.dtype),
+            k_scale=view_scale("k_scale", k_scale, heads=heads_kv, like=q_view),
+            v_scale=view_scale("v_scale", v_scale, heads=heads_kv, like=q_view),
+            guard=guard,
         )
+
+
+def _contiguous_sizes(k_cache: ArrayView, k: ArrayView, total: int) -> tuple[int, int, int]:
+    """(batch, capacity, heads) that a cache without pages must have.
+
+    Raises:
+        SeqlenOverflowError: it has no room for ``total`` tokens.
+    """
+    batch, _, heads_kv, _ = k.shape
+    capacity = k_cache.shape[1]
+    if total > capacity:
+        raise SeqlenOverflowError(
+            field="k_cache",
+            got=f"a capacity of {capacity}",
+            expected=f"at least {total}, the prefix and the chunk",
+            remedy="allocate the cache for the whole sequence",
+        )
+    return batch, capacity, heads_kv
+
+
+def _view_rotary(cos: Any, sin: Any, interleaved: bool, *, q: ArrayView, positions: int) -> Rotary | None:
+    """The tables of a rotary embedding that go with q; None where there are none.
+
+    Raises:
+        OperandError: one table without the other, or a wrong shape, dtype, device or alignment;
+        SeqlenOverflowError: fewer positions than the sequences have; RequestError: ``interleaved`` without
+            tables.
+    """
+    require_type("rotary_interleaved", interleaved, bool)
+    if cos is None and sin is None:
+        if interleaved:
+            raise RequestError(
+                field="rotary_interleaved",
+                got=interleaved,
+                expected="False without rotary_cos and rotary_sin",
+                remedy="pass both tables, or drop rotary_interleaved",
+            )
+        return None
+    for name, table in (("rotary_cos", cos), ("rotary_sin", sin)):
+        if table is None:
+            raise OperandError(
+                field=name,
+                got="nothing",
+                expected="rotary_cos and rotary_sin, or neither",
+                remedy=f"pass {name}, too",
+            )
+    cos_view = checks.view_operand("rotary_cos", cos, rank=2, dtypes=(q.dtype, "float32"), device=q.device)
+    sin_view = checks.view_operand("rotary_sin", sin, rank=2, dtypes=(cos_view.dtype,), device=q.device)
+    check_array("rotary_sin", sin_view, shape=cos_view.shape)
+    rows, half = cos_view.shape
+    if not 0 < 2 * half <= q.shape[-1] or half % 8:
+        raise OperandError(
+            field="rotary_cos.shape",
+            got=cos_view.shape,
+            expected=f"half of a multiple of 16 up to {q.shape[-1]} (head_dim) as the last dimension",
+            remedy="turn a number of elements that is a multiple of 16",
+        )
+    if rows < positions:
+        raise SeqlenOverflowError(
+            field="rotary_cos",
+            got=f"{rows} positions",
+            expected=f"at least {positions}, the prefix and the chunk",
+            remedy="compute the tables for the longest sequence",
+        )
+    return Rotary(cos=cos_view, sin=sin_view, interleaved=interleaved)

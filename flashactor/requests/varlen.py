@@ -10,6 +10,7 @@ from flashactor.errors import SeqlenOverflowError
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
 from flashactor.requests.fa2 import view_gradients
+from flashactor.requests.lengths import longest_of, view_offsets
 from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
 from flashactor.types import Direction, is_count
 
@@ -85,22 +86,31 @@ class VarlenFwdRequest(PackedRequest):
         *,
         max_seqlen_q: int | None = None,
         max_seqlen_k: int | None = None,
+        seqused_q: Any = None,
+        seqused_k: Any = None,
         alibi_slopes: Any = None,
         sink_logits: Any = None,
         out: Any = None,
         lse: Any = None,
+        workspace: Any = None,
         **options: Unpack[RequestOptions],
     ) -> Self:
         """A request for the attention of packed sequences.
 
         Args:
             q: ``[total_q, heads_q, head_dim]``.
-            k, v: ``[total_k, heads_kv, head_dim]``.
+            k, v: ``[total_k, heads_kv, head_dim]``; v's head_dim, which is out's, may be another.
             cu_seqlens_q, cu_seqlens_k: int32 ``[batch + 1]``; sequence b is rows cu[b] to cu[b + 1].
             max_seqlen_q, max_seqlen_k: longest sequence; needed only when the offsets are on a device.
+            seqused_q, seqused_k: int32 ``[batch]``; sequence b has only its first seqused_q[b] queries and
+                seqused_k[b] keys. The rows behind them are no padding: there out is 0 and lse -inf, and no
+                gradient comes from or goes to them. Rows after the last offset are not written.
             alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``.
             sink_logits: float32 ``[heads_q]``.
-            out: like q; lse: float32 ``[heads_q, total_q]``; both allocated when absent.
+            out: ``[total_q, heads_q, head_dim_v]``; lse: float32 ``[heads_q, total_q]``; allocated when
+                absent.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
+                some.
             options: the fields of the request: mask, softmax_scale, softcap, dropout_p, arch, ...
 
         Raises:
@@ -110,14 +120,13 @@ class VarlenFwdRequest(PackedRequest):
             q,
             k,
             v,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            alibi_slopes,
-            sink_logits,
-            out,
-            lse,
+            (cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k),
+            (max_seqlen_q, max_seqlen_k),
+            alibi_slopes=alibi_slopes,
+            sink_logits=sink_logits,
+            out=out,
+            lse=lse,
+            workspace=workspace,
         )
         return cls(**merge_fields(views, options), seqlens=seqlens, offsets=offsets)
 
@@ -150,21 +159,28 @@ class VarlenBwdRequest(PackedRequest):
         *,
         max_seqlen_q: int | None = None,
         max_seqlen_k: int | None = None,
+        seqused_q: Any = None,
+        seqused_k: Any = None,
         alibi_slopes: Any = None,
         sink_logits: Any = None,
         dlse: Any = None,
         dq: Any = None,
         dk: Any = None,
         dv: Any = None,
+        dsink_logits: Any = None,
+        dalibi_slopes: Any = None,
+        workspace: Any = None,
         deterministic: bool = True,
         **options: Unpack[RequestOptions],
     ) -> Self:
         """A request for the gradients of a packed forward pass that gave ``out`` and ``lse``.
 
         Args:
-            dout: gradient of out, ``[total_q, heads_q, head_dim]``.
+            dout: gradient of out, ``[total_q, heads_q, head_dim_v]``.
             dlse: gradient of lse, float32 ``[heads_q, total_q]``, when the loss uses it.
             dq, dk, dv: like q, k, v; written in place, allocated when absent.
+            dsink_logits: float32 ``[heads_q]``; dalibi_slopes: float32, shape of the slopes; likewise. Both
+                are computed whenever sink_logits and alibi_slopes are there.
             The rest as in VarlenFwdRequest.from_arrays.
 
         Raises:
@@ -174,16 +190,17 @@ class VarlenBwdRequest(PackedRequest):
             q,
             k,
             v,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            alibi_slopes,
-            sink_logits,
-            out,
-            lse,
+            (cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k),
+            (max_seqlen_q, max_seqlen_k),
+            alibi_slopes=alibi_slopes,
+            sink_logits=sink_logits,
+            out=out,
+            lse=lse,
+            workspace=workspace,
         )
-        gradients = view_gradients(views, dout, dlse, dq, dk, dv)
+        gradients = view_gradients(
+            views, dout, dlse, dq=dq, dk=dk, dv=dv, dsink_logits=dsink_logits, dalibi_slopes=dalibi_slopes
+        )
         return cls(
             **merge_fields(views, options),
             seqlens=seqlens,
@@ -197,26 +214,21 @@ def _packed_operands(
     q: Any,
     k: Any,
     v: Any,
-    cu_seqlens_q: Any,
-    cu_seqlens_k: Any,
-    max_seqlen_q: int | None,
-    max_seqlen_k: int | None,
-    alibi_slopes: Any,
-    sink_logits: Any,
-    out: Any,
-    lse: Any,
+    lengths: tuple[Any, Any, Any, Any],
+    longest: tuple[int | None, int | None],
+    **optional: Unpack[checks.OptionalArrays],
 ) -> tuple[Operands, SequenceOffsets, CumulativeSeqlens]:
     q_view, k_view, v_view = checks.view_qkv(q, k, v, rank=3, dtypes=checks.SIXTEEN_BIT)
     total_q, heads_q, head_dim = q_view.shape
     total_k, heads_kv, _ = k_view.shape
     check_array("k", k_view, shape=(total_k, heads_kv, head_dim))
-    check_array("v", v_view, shape=(total_k, heads_kv, head_dim))
+    check_array("v", v_view, shape=(total_k, heads_kv, v_view.shape[-1]))
     checks.check_heads(heads_q, heads_kv)
-    offsets, batch = checks.view_offsets(cu_seqlens_q, cu_seqlens_k, q=q_view, k=k_view)
+    offsets, batch = view_offsets(*lengths, q=q_view, k=k_view)
     seqlens = CumulativeSeqlens(
         batch_size=batch,
-        max_seqlen_q=checks.longest(offsets.cu_seqlens_q, "max_seqlen_q", max_seqlen_q),
-        max_seqlen_kv=checks.longest(offsets.cu_seqlens_k, "max_seqlen_k", max_seqlen_k),
+        max_seqlen_q=longest_of(offsets.cu_seqlens_q, "max_seqlen_q", longest[0]),
+        max_seqlen_kv=longest_of(offsets.cu_seqlens_k, "max_seqlen_k", longest[1]),
         total_q_tokens=_packed_tokens(offsets.cu_seqlens_q, total_q),
         total_kv_tokens=_packed_tokens(offsets.cu_seqlens_k, total_k),
     )
@@ -227,10 +239,7 @@ def _packed_operands(
         batch=batch,
         heads_q=heads_q,
         lse_shape=(heads_q, total_q),
-        out=out,
-        lse=lse,
-        alibi_slopes=alibi_slopes,
-        sink_logits=sink_logits,
+        **optional,
     )
     return views, offsets, seqlens
 

@@ -107,7 +107,7 @@ def test_defaults(make):
 
 
 def test_a_replaced_head_dim_brings_its_own_scale():
-    request = dataclasses.replace(Fa2FwdRequest(**CELL), head_dim=64)
+    request = dataclasses.replace(Fa2FwdRequest(**CELL), head_dim=64, head_dim_v=64)
     assert request.scale == 0.125
     assert request.kernel_name() == "flashactor::fa3::fwd<bf16, 64, full>"
     assert dataclasses.replace(Fa2FwdRequest(**CELL, softmax_scale=0.5), head_dim=64).scale == 0.5
