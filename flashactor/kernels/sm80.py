@@ -1,4 +1,4 @@
-"""The mma.sync family: which tile a forward kernel uses. It runs on every architecture from sm_80 on.
+"""The mma.sync family's forward kernels: which specialisation, with which tile. It runs from sm_80 on.
 
 wgmma exists on sm_90a alone and does not run on Blackwell, so until an architecture has a family of its own,
 this one serves it, whatever generation a request names.
@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from flashactor.kernels.spec import KernelSpec
-from flashactor.types import Direction, DType, SmArch
+from flashactor.kernels.params import FWD_PARAMS
+from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.types import DType, SmArch
 
 FAMILY = "sm80_mma"
 DTYPES = (DType.F16, DType.BF16)
+HEAD_DIMS = ((32, 32), (64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256))
+"""Padded head_dims of q and k, and of v. Others run in the least of these that holds them."""
 
 SHARED_BYTES_PER_BLOCK = {
     SmArch.SM80: 163 * 1024,
@@ -27,21 +30,97 @@ SHARED_BYTES_PER_BLOCK = {
 
 
 @dataclass(frozen=True, slots=True)
-class TileChoice:
-    """A row of the tile table.
+class ForwardSpec(KernelSpec):
+    """A specialisation of sm80/fwd.cu.
 
     Attributes:
-        head_dim: padded head_dim that it is for.
+        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
+        scores: what happens to scores.
+        paged: whether keys are found through a page table.
+        fp8_kv: whether keys and values are fp8 and become ``dtype`` on the way in.
+        tile: what a thread block computes.
+    """
+
+    head_dim: int
+    head_dim_v: int
+    scores: Scores
+    paged: bool
+    fp8_kv: bool
+    tile: Tile
+
+    @property
+    def kind(self) -> str:
+        return "fwd"
+
+    @property
+    def source(self) -> str:
+        return "sm80/fwd.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_fwd_sm80"
+
+    @property
+    def threads(self) -> int:
+        return self.tile.warps * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Room for a tile each of q, k and v, and of k and v as they come where they are fp8."""
+        widest = max(self.head_dim, self.head_dim_v)
+        keys = self.tile.n * (self.head_dim + self.head_dim_v)
+        return (self.tile.m * widest + keys) * self.dtype.size_in_bytes + keys * self.fp8_kv
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_SCORES", str(self.scores.value)),
+            ("FA_PAGED", flag(self.paged)),
+            ("FA_FP8_KV", flag(self.fp8_kv)),
+            ("FA_HEAD_DIM", str(self.head_dim)),
+            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
+            ("FA_TILE_M", str(self.tile.m)),
+            ("FA_TILE_N", str(self.tile.n)),
+            ("FA_WARPS", str(self.tile.warps)),
+            ("FA_KEY_WARPS", str(self.tile.key_warps)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(FWD_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return self.head_dim, self.head_dim_v
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        words = ("fwd", *self.scores.features)
+        optional = (
+            ("paged", self.paged),
+            ("fp8_kv", self.fp8_kv),
+            ("decode", self.tile.key_warps > 1),
+        )
+        return (*words, *(word for word, present in optional if present))
+
+    @property
+    def tile_name(self) -> str:
+        return str(self.tile)
+
+
+@dataclass(frozen=True, slots=True)
+class TileChoice:
+    """A row of a tile table.
+
+    Attributes:
+        head_dim: padded head_dim of q and k that it is for.
         archs: architectures that it is for.
-        tile_m, tile_n, warps: as in KernelSpec.
+        tile: the tile.
         reason: why these numbers.
     """
 
     head_dim: int
     archs: tuple[SmArch, ...]
-    tile_m: int
-    tile_n: int
-    warps: int
+    tile: Tile
     reason: str
 
 
@@ -51,45 +130,69 @@ _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
 _NEWER = tuple(arch for arch in SmArch if arch is not SmArch.SM80)
 
 TILES = (
-    TileChoice(32, _ALL, 128, 128, 4, "S takes half of 240 registers: two blocks an SM"),
-    TileChoice(64, _ALL, 128, 112, 4, "the widest tile_n without a spill: 128 spills 16 bytes"),
-    TileChoice(96, _ALL, 128, 64, 4, "two blocks an SM also where it has 100 KB"),
-    TileChoice(
-        128, (SmArch.SM80,), 128, 64, 4, "255 registers, 4 warps: two blocks an SM, as FlashAttention-2"
-    ),
-    TileChoice(128, _NEWER, 128, 128, 8, "one m16 tile a warp; 128x64 with 4 warps spills on sm_90a"),
-    TileChoice(160, _ALL, 128, 64, 8, "O needs 8 warps to stay in registers"),
-    TileChoice(192, _ALL, 128, 64, 8, "the last with 128 rows where a block has 99 KB"),
-    TileChoice(224, _LARGE_SHARED, 128, 64, 8, "128 rows where shared memory allows"),
-    TileChoice(224, _SMALL_SHARED, 64, 64, 4, "64 rows fit into 99 KB"),
-    TileChoice(256, _LARGE_SHARED, 128, 64, 8, "128 rows where shared memory allows; 240 registers"),
-    TileChoice(256, _SMALL_SHARED, 64, 64, 4, "64 rows fit into 99 KB"),
+    TileChoice(32, _ALL, Tile(128, 128, 4), "S takes half of the registers: two blocks an SM"),
+    TileChoice(64, _ALL, Tile(128, 64, 4), "no spill; two blocks an SM"),
+    TileChoice(96, _ALL, Tile(128, 64, 4), "two blocks an SM also where it has 100 KB"),
+    TileChoice(128, _ALL, Tile(128, 64, 8), "one m16 tile a warp; 4 warps spill"),
+    TileChoice(192, _ALL, Tile(128, 64, 8), "the last with 128 rows where a block has 99 KB"),
+    TileChoice(256, _LARGE_SHARED, Tile(128, 64, 8), "128 rows where shared memory allows"),
+    TileChoice(256, _SMALL_SHARED, Tile(64, 64, 4), "64 rows fit into 99 KB"),
 )
-"""One row for each padded head_dim and architecture; tests compile all of them and allow no spill."""
+"""One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
 
-_CHOICE = {(row.head_dim, arch): row for row in TILES for arch in row.archs}
-HEAD_DIM_STEP = 32
+DECODE_TILES = (
+    TileChoice(32, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
+    TileChoice(64, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
+    TileChoice(96, _ALL, Tile(16, 64, 4, 4), "as many bytes in flight as with 64 and 128 keys"),
+    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "36 KB: two to six blocks an SM"),
+    TileChoice(192, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
+    TileChoice(256, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
+)
+"""Tiles for at most DECODE_ROWS packed rows of queries."""
+
+DECODE_ROWS = 32
+
+_CHOICE = {
+    (decode, row.head_dim, arch): row.tile
+    for decode, table in ((False, TILES), (True, DECODE_TILES))
+    for row in table
+    for arch in row.archs
+}
 
 
-def forward_spec(arch: SmArch, dtype: DType, head_dim: int, causal: bool) -> KernelSpec:
-    """The forward kernel for valid operands: head_dim is padded to the next multiple of 32."""
-    padded = -(-head_dim // HEAD_DIM_STEP) * HEAD_DIM_STEP
-    tile = _CHOICE[padded, arch]
-    return KernelSpec(
-        family=FAMILY,
-        direction=Direction.FORWARD,
-        arch=arch,
-        dtype=dtype,
-        head_dim=padded,
-        causal=causal,
-        tile_m=tile.tile_m,
-        tile_n=tile.tile_n,
-        warps=tile.warps,
-    )
+def padded_head_dims(head_dim: int, head_dim_v: int) -> tuple[int, int]:
+    """The least of HEAD_DIMS that holds both."""
+    return next((qk, v) for qk, v in HEAD_DIMS if head_dim <= qk and head_dim_v <= v)
 
 
-def all_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
-    """Every kernel that the table can choose, on one architecture or on all."""
-    head_dims = sorted({row.head_dim for row in TILES})
+def forward_spec(
+    arch: SmArch,
+    dtype: DType,
+    head_dim: int,
+    head_dim_v: int | None = None,
+    *,
+    scores: Scores = Scores.PLAIN,
+    paged: bool = False,
+    fp8_kv: bool = False,
+    decode: bool = False,
+) -> KernelSpec:
+    """The forward kernel for valid operands; head_dims are padded to the least of HEAD_DIMS that holds them.
+
+    Fp8 caches have one kernel, paged or not. Dropout is for training: it has no decode tile.
+    """
+    padded, padded_v = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
+    tile = _CHOICE[decode and scores is not Scores.DROPOUT, padded, arch]
+    spec = ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
+    return spec
+
+
+def forward_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
+    """Every forward kernel that the table can choose, on one architecture or on all."""
     archs = tuple(SmArch) if arch is None else (arch,)
-    return tuple(forward_spec(*cell) for cell in product(archs, DTYPES, head_dims, (False, True)))
+    cells = product(archs, DTYPES, HEAD_DIMS, Scores, (False, True), (False, True), (False, True))
+    found = {
+        forward_spec(a, dtype, qk, v, scores=scores, paged=paged, fp8_kv=fp8_kv, decode=decode): None
+        for a, dtype, (qk, v), scores, paged, fp8_kv, decode in cells
+        if not (fp8_kv and scores is Scores.DROPOUT)
+    }
+    return tuple(found)

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 
-from flashactor.kernels.params import FWD_PARAMS
-from flashactor.types import Direction, DType, SmArch
+from flashactor.types import DType, SmArch
+
+
+class Scores(Enum):
+    """What a kernel does with scores between its two products; the value is the macro's."""
+
+    PLAIN = 0
+    """The mask, and nothing else."""
+    MODIFIED = 1
+    """Softcap and ALiBi, each if the parameters say so."""
+    DROPOUT = 2
+    """The same, and dropout."""
+
+    __hash__ = object.__hash__  # Enum's own is a Python function, and specifications are hashed a lot
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """In words that commands take."""
+        return ("plain", "modified", "dropout")[self.value :][:1]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What a thread block computes at a time.
+
+    Attributes:
+        m, n: queries and keys.
+        warps: warps of a thread block.
+        key_warps: warps that share the keys of the same rows: 1, or all of them.
+    """
+
+    m: int
+    n: int
+    warps: int
+    key_warps: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.n}w{self.warps}" + ("k" if self.key_warps > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,70 +52,71 @@ class KernelSpec:
 
     Attributes:
         family: name of the implementation that it belongs to.
-        direction: forward or backward.
         arch: architecture that it is compiled for.
-        dtype: element type of q, k, v and out.
-        head_dim: padded head_dim; the real one is a run-time parameter of at most this.
-        causal: whether the mask is causal.
-        tile_m, tile_n: queries of a thread block, and keys of one step.
-        warps: warps of a thread block.
+        dtype: element type of q and of what it writes, unless that is fp8.
     """
 
     family: str
-    direction: Direction
     arch: SmArch
     dtype: DType
-    head_dim: int
-    causal: bool
-    tile_m: int
-    tile_n: int
-    warps: int
 
     @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Which of the family's kernels it is: ``fwd``, ``combine``, ..."""
+
+    @property
+    @abstractmethod
     def source(self) -> str:
         """File below kernels_cu/ that defines the kernel."""
-        return "sm80/fwd.cu"
 
     @property
+    @abstractmethod
     def entry(self) -> str:
         """The kernel's symbol in the cubin."""
-        return "flash_fwd_sm80"
 
     @property
+    @abstractmethod
     def threads(self) -> int:
         """Threads of a block."""
-        return self.warps * 32
 
     @property
+    @abstractmethod
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: one tile each of q, k and v."""
-        return (self.tile_m + 2 * self.tile_n) * self.head_dim * self.dtype.size_in_bytes
+        """Dynamic shared memory of a block."""
 
     @property
+    @abstractmethod
     def defines(self) -> tuple[tuple[str, str], ...]:
         """The macros that the source's Config reads."""
-        return (
-            ("FA_BF16", str(int(self.dtype is DType.BF16))),
-            ("FA_CAUSAL", str(int(self.causal))),
-            ("FA_HEAD_DIM", str(self.head_dim)),
-            ("FA_TILE_M", str(self.tile_m)),
-            ("FA_TILE_N", str(self.tile_n)),
-            ("FA_WARPS", str(self.warps)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(FWD_PARAMS.size)),
-        )
 
     @property
+    @abstractmethod
+    def head_dims(self) -> tuple[int, ...]:
+        """The padded head_dim of q and k, and that of v; empty where the kernel takes any."""
+
+    @property
+    @abstractmethod
     def features(self) -> tuple[str, ...]:
-        """What the kernel was compiled to compute, in words that commands take: ``causal`` or ``full``."""
-        return ("causal" if self.causal else "full",)
+        """What it was compiled to compute, in words that commands take, the kind among them."""
+
+    @property
+    @abstractmethod
+    def tile_name(self) -> str:
+        """The tile, as labels spell it; empty where there is none."""
 
     @property
     def label(self) -> str:
-        """A name for people, unique among specs: ``sm80_mma.fwd.bf16.d128.causal.128x64w4.sm_80``."""
-        mask = "causal" if self.causal else "full"
-        tile = f"{self.tile_m}x{self.tile_n}w{self.warps}"
-        return (
-            f"{self.family}.{self.direction.value}.{self.dtype.tag}.d{self.head_dim}."
-            f"{mask}.{tile}.{self.arch.target}"
-        )
+        """A name for people, unique among specs: ``sm80_mma.fwd.bf16.d128.plain.128x64w4.sm_80``."""
+        head_dims = ""
+        if self.head_dims:
+            qk, v = self.head_dims
+            head_dims = f"d{qk}" if qk == v else f"d{qk}v{v}"
+        words = [feature for feature in self.features if feature != self.kind]
+        parts = (self.family, self.kind, self.dtype.tag, head_dims, *words, self.tile_name, self.arch.target)
+        return ".".join(part for part in parts if part)
+
+
+def flag(value: object) -> str:
+    """A macro's value for something that is or is not so."""
+    return str(int(bool(value)))

@@ -1,44 +1,49 @@
-// The one parameter of a forward kernel, passed by value. flashactor/kernels/params.py declares the same
-// fields in the same order; a test compares the two, and the kernel asserts the size that Python packed.
+// What the forward and the backward kernels are told of one attention problem; the first member of each
+// kernel's parameter struct. flashactor/kernels/params.py declares the same fields in the same order; a test
+// compares the two, and every kernel asserts the size that Python packed.
 #pragma once
 
 #include "common/types.cuh"
 
 namespace flashactor {
 
-struct FwdParams {
-  const u16* q;  // [batch, seqlen_q, heads_q, head_dim]
-  const u16* k;  // [batch, seqlen_k, heads_kv, head_dim]
-  const u16* v;  // [batch, seqlen_k, heads_kv, head_dim]
-  u16* out;      // [batch, seqlen_q, heads_q, head_dim]
-  float* lse;    // [batch, heads_q, seqlen_q]
+struct Problem {
+  // Packed sequences: sequence b is rows cu_seqlens[b] to cu_seqlens[b + 1]. Null where every sequence has
+  // seqlen rows of its own batch entry. `seqused`, if not null, says how many of them count.
+  const int* cu_seqlens_q;  // [batch + 1]
+  const int* cu_seqlens_k;  // [batch + 1]
+  const int* seqused_q;     // [batch]
+  const int* seqused_k;     // [batch]
 
-  // Strides in elements. 64 bits: a tensor may have more than 2^31 elements.
-  i64 q_stride_batch;
-  i64 q_stride_row;
-  i64 q_stride_head;
-  i64 k_stride_batch;
-  i64 k_stride_row;
-  i64 k_stride_head;
-  i64 v_stride_batch;
-  i64 v_stride_row;
-  i64 v_stride_head;
-  i64 out_stride_batch;
-  i64 out_stride_row;
-  i64 out_stride_head;
-  i64 lse_stride_batch;
-  i64 lse_stride_head;
-  i64 lse_stride_row;
+  const float* alibi_slopes;  // [batch, heads_q] with the stride below, or null
+  const float* sink_logits;   // [heads_q], or null
+  i64 alibi_stride_batch;     // 0 where all sequences share one row of slopes
 
-  int seqlen_q;
-  int seqlen_k;
+  int batch;
+  int appended;  // keys of each sequence that seqused_k does not count: those that were written just now
+  int seqlen_q;  // of the longest sequence
+  int seqlen_k;  // of the longest sequence
   int heads_q;
-  int gqa_ratio;  // query heads for each key/value head
-  int head_dim;   // <= the kernel's padded HeadDim, a multiple of 8
-  int q_tiles;    // ceil(seqlen_q / TileM)
+  int gqa_ratio;    // query heads for each key/value head
+  int head_dim;     // of q and k; at most the kernel's padded HeadDim, a multiple of 8
+  int head_dim_v;   // of v and out; likewise
+  int window_left;  // keys to the left of the aligned one that a query sees; kUnlimited for all
+  int window_right;
+  int sink_tokens;  // leading keys that are visible outside of the window
 
-  float scale_log2;  // softmax_scale * log2(e): scores become exponents of two
-  int reserved;      // keeps the size a multiple of 8
+  float scale_log2;       // softmax_scale * log2(e): scores become exponents of two
+  float softcap_log2;     // softcap * log2(e); 0 without
+  float softcap_inverse;  // softmax_scale / softcap; 0 without
+
+  u32 dropout_threshold;  // a weight is kept if its random word is at least this
+  float dropout_scale;    // 1 / (1 - p)
+  u32 dropout_seed_low;
+  u32 dropout_seed_high;
+  u32 dropout_offset;
+  int reserved;  // keeps the size a multiple of 8
 };
+
+// Small enough that sums of two lengths and this do not overflow.
+constexpr int kUnlimited = 0x3fffffff;
 
 }  // namespace flashactor

@@ -1,6 +1,7 @@
 // One PTX instruction per function: what sm_80 has for moving tiles and multiplying them.
 #pragma once
 
+#include "common/memory.cuh"
 #include "common/types.cuh"
 
 namespace flashactor {
@@ -57,18 +58,6 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const u32 (&a)[4], u
   }
 }
 
-// Two floats, rounded to nearest even, `low` in the low half.
-template <bool Bf16>
-__device__ __forceinline__ u32 pack(float low, float high) {
-  u32 packed;
-  if constexpr (Bf16) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  }
-  return packed;
-}
-
 __device__ __forceinline__ void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
@@ -82,9 +71,23 @@ __device__ __forceinline__ uint4 load_shared_16(u32 address) {
   return x;
 }
 
-__device__ __forceinline__ void store_global_16(void* pointer, uint4 x) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
+__device__ __forceinline__ void store_shared_16(u32 address, uint4 x) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_shared_8(u32 address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+
+__device__ __forceinline__ void load_shared_8(u32 address, float& x, float& y) {
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(address) : "memory");
+}
+
+__device__ __forceinline__ void load_shared_floats(u32 address, float* x) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(address)
                : "memory");
 }
 

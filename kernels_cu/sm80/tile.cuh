@@ -29,40 +29,57 @@ struct Tile {
     return (lane_address ^ ((chunk & (kSpan - 1)) * kChunkBytes)) + (chunk & ~(kSpan - 1)) * kChunkBytes;
   }
 
-  // Copies `Rows` rows from global memory with all threads of the block, asynchronously. Rows from `rows` on
-  // and chunks from `chunks` on become zeros and are not read.
-  template <int Rows>
-  static __device__ __forceinline__ void load(u32 tile, const u16* source, i64 stride, int rows, int chunks) {
-    if (rows >= Rows && chunks == kChunks) {
-      copy<Rows, false>(tile, source, stride, rows, chunks);
+  static __device__ __forceinline__ u32 offset(int row, int chunk) {
+    return at(lane_offset(row, chunk & (kSpan - 1)), chunk & ~(kSpan - 1));
+  }
+
+  // Copies `Rows` rows from global memory with all threads of the block, asynchronously. `source(row, valid)` is
+  // the address of a row, and may make `valid` false. Rows from `rows` on, invalid ones and chunks from `chunks`
+  // on become zeros and are not read.
+  template <int Rows, typename Source>
+  static __device__ __forceinline__ void load(u32 tile, const Source& source, int rows, int chunks) {
+    if (!Source::kMayMiss && rows >= Rows && chunks == kChunks) {
+      copy<Rows, false>(tile, source, rows, chunks);
     } else {
-      copy<Rows, true>(tile, source, stride, rows, chunks);
+      copy<Rows, true>(tile, source, rows, chunks);
     }
   }
 
  private:
-  template <int Rows, bool Guarded>
-  static __device__ __forceinline__ void copy(u32 tile, const u16* source, i64 stride, int rows, int chunks) {
+  template <int Rows, bool Guarded, typename Source>
+  static __device__ __forceinline__ void copy(u32 tile, const Source& source, int rows, int chunks) {
     constexpr int kRowStep = Threads / kSpan;
     // The swizzle repeats every 8 rows, so one offset serves all of a thread's rows.
-    static_assert(kRowStep % 8 == 0 && Rows % kRowStep == 0);
+    static_assert(kRowStep % 8 == 0);
     const int row = threadIdx.x / kSpan;
     const int chunk = threadIdx.x % kSpan;
     const u32 destination = tile + lane_offset(row, chunk);
-    const u16* from = source + row * stride + chunk * kChunkElements;
 #pragma unroll
-    for (int r = 0; r < Rows; r += kRowStep, from += kRowStep * stride) {
+    for (int r = 0; r < Rows; r += kRowStep) {
+      if (Rows % kRowStep != 0 && row + r >= Rows) break;
+      bool valid = !Guarded || row + r < rows;
+      const u16* from = source(row + r, valid) + chunk * kChunkElements;
 #pragma unroll
       for (int c = 0; c < kChunks; c += kSpan) {
         const u32 to = destination + r * kRowBytes + c * kChunkBytes;
         if constexpr (Guarded) {
-          cp_async_16_or_zero(to, from + c * kChunkElements, row + r < rows && chunk + c < chunks);
+          cp_async_16_or_zero(to, from + c * kChunkElements, valid && chunk + c < chunks);
         } else {
           cp_async_16(to, from + c * kChunkElements);
         }
       }
     }
   }
+};
+
+// Rows at equal distances.
+template <typename Element>
+struct StridedRows {
+  const Element* first;
+  i64 stride;  // in elements
+
+  static constexpr bool kMayMiss = false;
+  __device__ __forceinline__ const Element* operator()(int row, bool&) const { return first + row * stride; }
 };
 
 }  // namespace flashactor

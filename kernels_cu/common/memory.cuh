@@ -1,0 +1,52 @@
+// What every architecture has for packing 16-bit elements and for moving them: one PTX instruction per function.
+#pragma once
+
+#include "common/types.cuh"
+
+namespace flashactor {
+
+// Two floats, rounded to nearest even, `low` in the low half.
+template <bool Bf16>
+__device__ __forceinline__ u32 pack(float low, float high) {
+  u32 packed;
+  if constexpr (Bf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+
+__device__ __forceinline__ void store_global_8(float* pointer, float x, float y) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(pointer), "f"(x), "f"(y) : "memory");
+}
+
+__device__ __forceinline__ void store_global_floats(float* pointer, const float* x) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "f"(x[0]), "f"(x[1]), "f"(x[2]),
+               "f"(x[3])
+               : "memory");
+}
+
+__device__ __forceinline__ void store_global_16(void* pointer, uint4 x) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "r"(x.x), "r"(x.y), "r"(x.z),
+               "r"(x.w)
+               : "memory");
+}
+
+__device__ __forceinline__ uint4 load_global_16(const void* pointer) {
+  uint4 x;
+  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(pointer)
+               : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void load_global_floats(const float* pointer, float* x) {
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "l"(pointer)
+               : "memory");
+}
+
+}  // namespace flashactor
