@@ -6,7 +6,6 @@ import time
 from functools import singledispatch
 from typing import Any, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from flashactor import reference
@@ -19,13 +18,14 @@ from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
     Fa2BwdRequest,
-    Fa3FwdFp8Request,
+    Fa2FwdFp8Request,
+    MergeStatesRequest,
     PagedAttentionRequest,
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
 from flashactor.requests.dense import DenseFwdRequest
-from flashactor.requests.operands import Gradients, Operands
+from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
 from flashactor.types import SmArch
 
 
@@ -69,22 +69,30 @@ def compute(request: AttentionRequest) -> Outputs:
 @compute.register
 def _dense(request: DenseFwdRequest) -> Outputs:
     operands = request.require_operands()
-    q, k, v = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
-    if isinstance(request, Fa3FwdFp8Request):
-        q = reference.dequantize(q, _number(request.q_scale))
-        k = reference.dequantize(k, _number(request.k_scale))
-        v = reference.dequantize(v, _number(request.v_scale))
-    out, lse = reference.forward(q, k, v, _params(request, operands))
+    out, lse = reference.forward(*_qkv(operands), _params(request, operands))
     return _forward_outputs(operands, out, lse)
+
+
+@compute.register
+def _dense_fp8(request: Fa2FwdFp8Request) -> Outputs:
+    operands = request.require_operands()
+    scales = (request.q_scale, request.k_scale, request.v_scale)
+    q, k, v = (
+        reference.dequantize(x, _scale(scale)) for x, scale in zip(_qkv(operands), scales, strict=True)
+    )
+    out, lse = reference.forward(q, k, v, _params(request, operands))
+    return _forward_outputs(operands, out, lse, request.out_dtype.numpy_name)
 
 
 @compute.register
 def _dense_backward(request: Fa2BwdRequest) -> Outputs:
     operands = request.require_operands()
     gradients = cast(Gradients, request.gradients)
-    q, k, v = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
     result = reference.backward(
-        gradients.dout.to_numpy(), q, k, v, _params(request, operands), dlse=_optional(gradients.dlse)
+        gradients.dout.to_numpy(),
+        *_qkv(operands),
+        _params(request, operands),
+        dlse=_optional(gradients.dlse),
     )
     return _backward_outputs(operands, gradients, result)
 
@@ -92,9 +100,19 @@ def _dense_backward(request: Fa2BwdRequest) -> Outputs:
 @compute.register
 def _varlen(request: VarlenFwdRequest) -> Outputs:
     operands = request.require_operands()
-    q, k, v = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
-    cu_q, cu_k = _offsets(request)
-    out, lse = reference.forward_varlen(q, k, v, cu_q, cu_k, _params(request, operands))
+    offsets = cast(SequenceOffsets, request.offsets)
+    cu_q, cu_k = offsets.cu_seqlens_q.to_numpy(), offsets.cu_seqlens_k.to_numpy()
+    q, k, v = _qkv(operands)
+    out, lse = reference.forward_varlen(
+        q[: cu_q[-1]],
+        k[: cu_k[-1]],
+        v[: cu_k[-1]],
+        cu_q,
+        cu_k,
+        _params(request, operands),
+        _optional(offsets.seqused_q),
+        _optional(offsets.seqused_k),
+    )
     return _forward_outputs(operands, out, lse)
 
 
@@ -102,17 +120,21 @@ def _varlen(request: VarlenFwdRequest) -> Outputs:
 def _varlen_backward(request: VarlenBwdRequest) -> Outputs:
     operands = request.require_operands()
     gradients = cast(Gradients, request.gradients)
-    q, k, v = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
-    cu_q, cu_k = _offsets(request)
+    offsets = cast(SequenceOffsets, request.offsets)
+    cu_q, cu_k = offsets.cu_seqlens_q.to_numpy(), offsets.cu_seqlens_k.to_numpy()
+    q, k, v = _qkv(operands)
+    dlse = _optional(gradients.dlse)
     result = reference.backward_varlen(
-        gradients.dout.to_numpy(),
-        q,
-        k,
-        v,
+        gradients.dout.to_numpy()[: cu_q[-1]],
+        q[: cu_q[-1]],
+        k[: cu_k[-1]],
+        v[: cu_k[-1]],
         cu_q,
         cu_k,
         _params(request, operands),
-        dlse=_optional(gradients.dlse),
+        None if dlse is None else dlse[:, : cu_q[-1]],
+        _optional(offsets.seqused_q),
+        _optional(offsets.seqused_k),
     )
     return _backward_outputs(operands, gradients, result)
 
@@ -123,15 +145,20 @@ def _paged(request: PagedAttentionRequest) -> Outputs:
     pages = request.pages
     assert pages is not None
     assert pages.seq_lens is not None
-    q, k_cache, v_cache = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
+    q, k_cache, v_cache = _qkv(operands)
+    cu_q = _optional(request.cu_seqlens_q)
     out, lse = reference.forward_paged(
-        q,
+        q if cu_q is None else q[: cu_q[-1]],
         k_cache,
         v_cache,
         pages.page_table.to_numpy(),
         pages.seq_lens.to_numpy(),
         _params(request, operands),
         layout=pages.layout.value,
+        cu_seqlens_q=cu_q,
+        k_scale=_scale(request.k_scale),
+        v_scale=_scale(request.v_scale),
+        guard=request.guard,
     )
     return _forward_outputs(operands, out, lse)
 
@@ -141,19 +168,40 @@ def _chunked(request: ChunkedPrefillRequest) -> Outputs:
     operands = request.require_operands()
     append = request.append
     assert append is not None
-    q, k, v = (view.to_numpy() for view in (operands.q, operands.k, operands.v))
+    rotary = append.rotary
+    lengths = append.prefix_lens
     out, lse = reference.forward_chunked(
-        q,
-        k,
-        v,
+        *_qkv(operands),
         append.k_cache.to_numpy(),
         append.v_cache.to_numpy(),
-        request.chunk.prefix_kv_tokens,
+        request.chunk.prefix_kv_tokens if lengths is None else lengths.to_numpy(),
         _params(request, operands),
         page_table=None if append.pages is None else append.pages.page_table.to_numpy(),
         layout="NHD" if append.pages is None else append.pages.layout.value,
+        rotary_cos=None if rotary is None else rotary.cos.to_numpy(),
+        rotary_sin=None if rotary is None else rotary.sin.to_numpy(),
+        rotary_interleaved=rotary is not None and rotary.interleaved,
+        k_scale=_scale(request.k_scale),
+        v_scale=_scale(request.v_scale),
+        guard=request.guard,
     )
     return _forward_outputs(operands, out, lse)
+
+
+@compute.register
+def _merge(request: MergeStatesRequest) -> Outputs:
+    states = request.require_states()
+    inputs = (states.out_a, states.lse_a, states.out_b, states.lse_b)
+    out, lse = reference.merge_states(*(view.to_numpy() for view in inputs))
+    like = states.out_a
+    return Outputs(
+        out=_store(out, states.out, like, like.shape, like.dtype),
+        lse=_store(lse, states.lse, like, lse.shape, "float32"),
+    )
+
+
+def _qkv(operands: Operands) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return operands.q.to_numpy(), operands.k.to_numpy(), operands.v.to_numpy()
 
 
 def _params(request: AttentionRequest, operands: Operands) -> AttentionParams:
@@ -175,34 +223,45 @@ def _optional(view: ArrayView | None) -> NDArray[Any] | None:
     return None if view is None else view.to_numpy()
 
 
-def _number(scale: float | ArrayView) -> float:
-    return float(scale.to_numpy().item()) if isinstance(scale, ArrayView) else scale
+def _scale(scale: float | ArrayView) -> float | NDArray[Any]:
+    return scale.to_numpy() if isinstance(scale, ArrayView) else scale
 
 
-def _offsets(request: VarlenFwdRequest | VarlenBwdRequest) -> tuple[NDArray[Any], NDArray[Any]]:
-    assert request.offsets is not None
-    return request.offsets.cu_seqlens_q.to_numpy(), request.offsets.cu_seqlens_k.to_numpy()
-
-
-def _forward_outputs(operands: Operands, out: NDArray[Any], lse: NDArray[Any]) -> Outputs:
-    dtype = "bfloat16" if operands.q.itemsize == 1 else operands.q.dtype
+def _forward_outputs(
+    operands: Operands, out: NDArray[Any], lse: NDArray[Any], dtype: str | None = None
+) -> Outputs:
+    q, v = operands.q, operands.v
+    lse_shape = (q.shape[1], q.shape[0]) if len(q.shape) == 3 else lse.shape
     return Outputs(
-        out=_store(out, operands.out, operands.q, dtype),
-        lse=_store(lse, operands.lse, operands.q, "float32"),
+        out=_store(out, operands.out, q, (*q.shape[:-1], v.shape[-1]), dtype or q.dtype),
+        lse=_store(lse, operands.lse, q, lse_shape, "float32"),
     )
 
 
 def _backward_outputs(operands: Operands, gradients: Gradients, result: reference.Gradients) -> Outputs:
+    q, k, v = operands.q, operands.k, operands.v
+    dsinks, dslopes = result.dsink_logits, result.dalibi_slopes
     return Outputs(
-        dq=_store(result.dq, gradients.dq, operands.q, operands.q.dtype),
-        dk=_store(result.dk, gradients.dk, operands.k, operands.k.dtype),
-        dv=_store(result.dv, gradients.dv, operands.v, operands.v.dtype),
+        dq=_store(result.dq, gradients.dq, q, q.shape, q.dtype),
+        dk=_store(result.dk, gradients.dk, k, k.shape, k.dtype),
+        dv=_store(result.dv, gradients.dv, v, v.shape, v.dtype),
+        dsink_logits=None
+        if dsinks is None
+        else _store(dsinks, gradients.dsink_logits, q, dsinks.shape, "float32"),
+        dalibi_slopes=None
+        if dslopes is None
+        else _store(dslopes, gradients.dalibi_slopes, q, dslopes.shape, "float32"),
     )
 
 
-def _store(values: NDArray[Any], given: ArrayView | None, like: ArrayView, dtype: str) -> Any:
-    """Round ``values`` into the caller's array, or into a new one of the inputs' library."""
-    target = ArrayView.of(allocate(like, values.shape, dtype), "out") if given is None else given
+def _store(
+    values: NDArray[Any], given: ArrayView | None, like: ArrayView, shape: tuple[int, ...], dtype: str
+) -> Any:
+    """Round ``values`` into the caller's array, or into a new one of this shape of the inputs' library.
+
+    Where the array is longer, its last rows belong to no sequence and stay as they are.
+    """
+    target = ArrayView.of(allocate(like, shape, dtype), "out") if given is None else given
     memory = target.to_numpy()
-    np.copyto(memory, values.astype(memory.dtype))
+    memory[tuple(slice(extent) for extent in values.shape)] = values.astype(memory.dtype)
     return target.array
