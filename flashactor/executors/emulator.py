@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
-from typing import Any
+
+import numpy as np
 
 from flashactor import emulator
 from flashactor.arrays import ArrayView
@@ -13,12 +15,21 @@ from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.emulator import EmulationResult, Memory
 from flashactor.emulator.launch import MAX_STEPS
 from flashactor.errors import FlashAttnError
-from flashactor.executors.base import Done, Outcome, Outputs, Work
-from flashactor.executors.operands import check_arch, forward_outputs
-from flashactor.kernels.launch import plan_forward
-from flashactor.kernels.select import choose_kernel
+from flashactor.executors.base import Done, Outcome, Work
+from flashactor.executors.operands import (
+    WRITTEN_IN_PLACE,
+    check_arch,
+    outputs_of,
+    require_arrays,
+    with_outputs,
+)
+from flashactor.kernels.plan import plan, workspace_of
+from flashactor.kernels.select import choose_kernels
 from flashactor.kernels.spec import KernelSpec
+from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
+
+SourceOfPtx = Callable[[KernelSpec], str]
 
 
 class EmulatorExecutor:
@@ -51,24 +62,17 @@ class EmulatorExecutor:
 
     def _run(self, work: Work) -> Outcome:
         request = work.request
-        operands = request.require_operands()
+        arrays = require_arrays(request)
         if self.arch is not None:
             check_arch(request, self.arch)
         began = perf_counter()
-        spec = choose_kernel(request, work.key.arch)
-        ptx = kernel_ptx(spec)
+        for spec in choose_kernels(request, work.key.arch):
+            kernel_ptx(spec)
         compiled = perf_counter()
-        out, lse = forward_outputs(operands)
-        emulate_forward(
-            spec,
-            ptx,
-            (operands.q, operands.k, operands.v, out, lse),
-            request.scale,
-            schedule=self._schedule,
-            races=self._races,
-        )
+        arrays = with_outputs(request, arrays)
+        emulate(request, work.key.arch, arrays, schedule=self._schedule, races=self._races)
         return Outcome(
-            outputs=Outputs(out=out.array, lse=lse.array),
+            outputs=outputs_of(request, arrays),
             compile_seconds=compiled - began,
             launch_seconds=perf_counter() - compiled,
         )
@@ -85,62 +89,71 @@ def kernel_ptx(spec: KernelSpec) -> str:
     return compile_ptx(spec, line_info=True)
 
 
-def emulate_forward(
-    spec: KernelSpec,
-    ptx: str,
-    operands: tuple[Any, Any, Any, Any, Any],
-    softmax_scale: float,
+def emulate(
+    request: AttentionRequest,
+    arch: SmArch,
+    arrays: dict[str, ArrayView],
     *,
+    ptx: SourceOfPtx = kernel_ptx,
     schedule: str = "min",
     races: bool = False,
     report: bool = False,
     max_steps: int = MAX_STEPS,
-) -> EmulationResult:
-    """Run a dense forward kernel on host arrays.
+) -> tuple[EmulationResult, ...]:
+    """Run a request's kernels on host arrays; one result for each launch.
 
-    Inputs must not be written, outputs must not be read before they are written, and the bytes between the
-    elements of a strided array must not be touched at all.
+    Inputs must not be written, outputs and scratch memory must not be read before they are written, and the bytes
+    between the elements of a strided array must not be touched at all.
 
     Args:
-        spec: the kernel.
-        ptx: its PTX.
-        operands: q, k, v, out and lse, arrays or views, shaped as ``plan_forward`` says; out and lse are
-            written.
-        softmax_scale: factor of the scores.
+        request: a request with arrays.
+        arch: architecture to plan for.
+        arrays: the request's arrays, and every output; outputs are written.
+        ptx: where the text of a kernel comes from.
         schedule, races, report, max_steps: as in ``flashactor.emulator.launch``.
 
     Raises:
         OperandError: an array is not in host memory.
-        EmulationError: the kernel did something wrong.
+        EmulationError: a kernel did something wrong.
     """
     memory = Memory()
-    q, k, v, out, lse = (
-        _placed(memory, array, name, is_input)
-        for array, name, is_input in zip(
-            operands, ("q", "k", "v", "out", "lse"), (True, True, True, False, False), strict=True
+    inputs = request.arrays()
+    outputs = tuple(name for name in arrays if name not in inputs or name in outputs_of(request, arrays)._fields)
+    placed: dict[str, ArrayView] = {}
+    for name, view in arrays.items():
+        is_output = name in outputs
+        address = memory.add(
+            view.to_numpy(),
+            name,
+            written=not is_output,
+            read_only=not is_output and name not in WRITTEN_IN_PLACE,
         )
-    )
-    plan = plan_forward(spec, q, k, v, out, lse, softmax_scale)
-    result = emulator.launch(
-        ptx,
-        spec.entry,
-        plan.grid,
-        plan.block,
-        [plan.params],
-        shared=plan.shared_bytes,
-        memory=memory,
-        schedule=schedule,
-        races=races,
-        report=report,
-        max_steps=max_steps,
-    )
-    memory.require_written("out", "lse")
+        placed[name] = replace(view, pointer=address)
+    scratch = np.empty(workspace_of(request, arch).size, np.uint8)
+    workspace = memory.add(scratch, "workspace", written=False) if scratch.size else 0
+    results = []
+    for step in plan(request, arch, placed, workspace).launches:
+        results.append(
+            emulator.launch(
+                ptx(step.spec),
+                step.spec.entry,
+                step.grid,
+                step.block,
+                [step.params],
+                shared=step.shared_bytes,
+                memory=memory,
+                schedule=schedule,
+                races=races,
+                report=report,
+                max_steps=max_steps,
+            )
+        )
+    memory.require_written(*(name for name in outputs if not _may_miss(request)))
     memory.copy_back()
-    return result
+    return tuple(results)
 
 
-def _placed(memory: Memory, array: Any, name: str, is_input: bool) -> ArrayView:
-    """A view of the array's copy in the emulator's memory."""
-    view = ArrayView.of(array, name)
-    address = memory.add(view.to_numpy(), name, written=is_input, read_only=is_input)
-    return replace(view, pointer=address)
+def _may_miss(request: AttentionRequest) -> bool:
+    """Whether rows of outputs belong to no sequence: those behind the last offset are not written."""
+    offsets = request.arrays().get("cu_seqlens_q")
+    return offsets is not None and int(offsets.to_numpy()[-1]) < request.require_operands().q.shape[0]

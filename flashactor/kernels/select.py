@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import NoKernelError, UnknownImplementationError
-from flashactor.kernels import sm80
+from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
-from flashactor.requests.dense import DenseFwdRequest
-from flashactor.types import DType, PositionBias, SmArch
+from flashactor.types import Direction, DType, SmArch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +27,14 @@ class Implementation:
         name: what requests, the registry and tables call it.
         summary: one line for people.
         reasons_against: why it does not compute a request on an architecture; empty if it does.
-        spec: the kernel that computes a request which it accepts; None where nothing is compiled.
+        kernels: the kernels that compute a request which it accepts, in the order of their launches, for a bare
+            cell all that it may take; None where nothing is compiled.
     """
 
     name: str
     summary: str
     reasons_against: Callable[[AttentionRequest, SmArch], tuple[str, ...]]
-    spec: Callable[[AttentionRequest, SmArch], KernelSpec] | None
+    kernels: Callable[[AttentionRequest, SmArch], tuple[KernelSpec, ...]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Candidate:
         implementation: its name.
         chosen: whether it computes the request.
         reasons: why it was chosen, or each reason why not.
-        spec: its kernel for the request, if it accepts it and compiles one.
+        kernels: its kernels for the request, if it accepts it and compiles any.
     """
 
     implementation: str
     chosen: bool
     reasons: tuple[str, ...]
-    spec: KernelSpec | None
+    kernels: tuple[KernelSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def explain(request: AttentionRequest, arch: SmArch | None = None) -> Explanatio
     )
 
 
-def choose_kernel(request: AttentionRequest, arch: SmArch) -> KernelSpec:
-    """The kernel that computes a request on a device of an architecture.
+def choose_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+    """The kernels that compute a request on a device of an architecture, in the order of their launches.
 
     Raises:
         NoKernelError: no kernel does; its ``reasons`` say why not, for each implementation.
@@ -106,12 +106,12 @@ def choose_kernel(request: AttentionRequest, arch: SmArch) -> KernelSpec:
     for impl in _by_preference():
         if wanted not in (None, impl.name):
             continue
-        if impl.spec is None:
+        if impl.kernels is None:
             refusals[impl.name] = ("computes on the host, not on the device",)
             continue
         reasons = impl.reasons_against(request, arch)
         if not reasons:
-            return impl.spec(request, arch)
+            return impl.kernels(request, arch)
         refusals[impl.name] = reasons
     raise _no_kernel(request.kernel_name(arch), arch, refusals)
 
@@ -145,8 +145,8 @@ def _candidate(
         )
     elif not refusal:
         reasons = (f"accepts it, but {chosen} comes first",)
-    spec = None if refusal or impl.spec is None else impl.spec(request, arch)
-    return Candidate(impl.name, is_chosen, reasons, spec)
+    kernels = () if refusal or impl.kernels is None else impl.kernels(request, arch)
+    return Candidate(impl.name, is_chosen, reasons, kernels)
 
 
 def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...]]) -> NoKernelError:
@@ -161,29 +161,12 @@ def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...
 
 def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
-    operands = request.operands
     reasons = []
-    if not isinstance(request, DenseFwdRequest):
-        reasons.append(f"computes dense forward passes, not {type(request).__name__}")
+    if request.DIRECTION is Direction.BACKWARD:
+        reasons.append(f"computes forward passes, not {type(request).__name__}")
     if request.dtype not in (DType.F16, DType.BF16):
         reasons.append(f"multiplies f16 and bf16, not {request.dtype.tag}")
-    if request.mask.sliding_window is not None:
-        reasons.append("has no sliding window")
-    if request.sink_tokens:
-        reasons.append("has no sink tokens")
-    if request.bias is PositionBias.ALIBI:
-        reasons.append("has no ALiBi")
-    if operands is not None and operands.sink_logits is not None:
-        reasons.append("has no learned sink logits")
-    if request.softcap:
-        reasons.append("has no softcap")
-    if request.dropout_p:
-        reasons.append("has no dropout")
     return tuple(reasons)
-
-
-def _sm80_spec(request: AttentionRequest, arch: SmArch) -> KernelSpec:
-    return sm80.forward_spec(arch, request.dtype, request.head_dim, request.mask.is_causal)
 
 
 def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
@@ -197,7 +180,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "sm80_mma",
         "FlashAttention-2 forward with mma.sync, the fastest kernel here on every architecture so far",
         _sm80_reasons,
-        _sm80_spec,
+        kernels_of,
     ),
     Implementation("reference", "NumPy in float64 on the host", _reference_reasons, None),
 )
@@ -205,5 +188,5 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 
 _preference = PreferenceStack()
 for _implementation in IMPLEMENTATIONS:
-    if _implementation.spec is not None:
+    if _implementation.kernels is not None:
         _preference.register(_implementation.name)

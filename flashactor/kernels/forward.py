@@ -1,0 +1,240 @@
+"""The forward pass of the mma.sync family: which kernels a request needs, and what they are told. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashactor.arrays import ArrayView
+from flashactor.kernels.combine import combine_launch, combine_spec
+from flashactor.kernels.launch import KernelLaunch, launch
+from flashactor.kernels.params import FWD_PARAMS, Value
+from flashactor.kernels.problem import (
+    Arrays,
+    Extent,
+    contiguous,
+    extent_of,
+    lse_strides,
+    problem_values,
+    row_strides,
+    scores_of,
+)
+from flashactor.kernels.sm80 import (
+    DECODE_ROWS,
+    FAMILY,
+    SHARED_BYTES_PER_BLOCK,
+    ForwardSpec,
+    forward_spec,
+)
+from flashactor.kernels.spec import KernelSpec, Scores
+from flashactor.kernels.splits import choose_splits, invariant_splits
+from flashactor.kernels.workspace import Workspace
+from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, KvLayout, PagedAttentionRequest
+from flashactor.requests.operands import PageTable
+from flashactor.requests.scaled import CachedKvRequest
+from flashactor.types import DType, SmArch
+
+BLOCKS_PER_SM = 4
+"""The most thread blocks of a multiprocessor that splits are planned for: more wait for nothing but memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardShape:
+    """How a request is cut into thread blocks.
+
+    Attributes:
+        spec: the kernel.
+        extent: sizes of the problem.
+        pack: query heads that share a tile: those of one key/value head, or 1.
+        q_tiles: tiles of a sequence and of ``pack`` heads.
+        num_splits: thread blocks that share a tile's keys.
+        blocks_per_split: key blocks of a split, 0 for equal parts.
+    """
+
+    spec: ForwardSpec
+    extent: Extent
+    pack: int
+    q_tiles: int
+    num_splits: int
+    blocks_per_split: int
+
+    @property
+    def workspace(self) -> Workspace:
+        """Room for the partial results of splits."""
+        if self.num_splits == 1:
+            return Workspace({})
+        rows = self.num_splits * self.extent.rows * self.extent.heads_q
+        return Workspace({"partial_out": rows * self.spec.head_dim_v * 4, "partial_lse": rows * 4})
+
+
+def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = False) -> ForwardSpec:
+    """The main kernel of a request, also of a bare cell."""
+    return forward_spec(
+        arch,
+        request.dtype,
+        request.head_dim,
+        request.head_dim_v,
+        scores=scores_of(request),
+        paged=request.paged,
+        fp8_kv=isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8,
+        decode=decode,
+    )
+
+
+def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
+    """How a request is cut; it depends on nothing that only the device knows.
+
+    Raises:
+        MissingOperandsError: a bare cell.
+    """
+    extent = extent_of(request)
+    ratio = extent.heads_q // extent.heads_kv
+    # Dropout's random words belong to an m16 tile of queries of one head.
+    pack = 1 if scores_of(request) is Scores.DROPOUT else ratio
+    # Where sequences are packed, the longest one would decide for the others.
+    alone = not (request.batch_invariant and extent.packed)
+    decode = alone and extent.seqlen_q * pack <= DECODE_ROWS
+    spec = forward_kernel(request, arch, decode=decode)
+    if spec.tile.key_warps == 1 and extent.seqlen_q >= spec.tile.m:
+        pack = 1  # whole tiles of one head: nothing to gain, and rows follow each other in memory
+    q_tiles = -(-extent.seqlen_q * pack // spec.tile.m)
+    tiles = extent.batch * (extent.heads_q // pack) * q_tiles
+    if request.batch_invariant:
+        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n)
+    else:
+        per_sm = min(BLOCKS_PER_SM, SHARED_BYTES_PER_BLOCK[arch] // spec.shared_bytes)
+        num_splits, blocks = choose_splits(tiles, _visible_keys(request, extent), spec.tile.n, per_sm, arch), 0
+    return ForwardShape(spec, extent, pack, q_tiles, num_splits, blocks)
+
+
+def forward_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+    """The kernels of a forward pass; of a bare cell, all that one like it may take."""
+    combine = combine_spec(FAMILY, arch, request.dtype)
+    if request.operands is None:
+        main = dict.fromkeys(forward_kernel(request, arch, decode=decode) for decode in (False, True))
+        return (*main, combine)
+    shape = forward_shape(request, arch)
+    return (shape.spec,) if shape.num_splits == 1 else (shape.spec, combine)
+
+
+def forward_workspace(request: AttentionRequest, arch: SmArch) -> Workspace:
+    """The scratch memory of a forward pass.
+
+    Raises:
+        MissingOperandsError: a bare cell.
+    """
+    return forward_shape(request, arch).workspace
+
+
+def forward_launches(
+    request: AttentionRequest, arch: SmArch, arrays: Arrays, addresses: dict[str, int]
+) -> tuple[KernelLaunch, ...]:
+    """The launches of a forward pass.
+
+    Args:
+        request: a request with arrays.
+        arch: architecture of the device.
+        arrays: the request's arrays, with out and lse.
+        addresses: of the parts of the workspace.
+
+    Raises:
+        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not contiguous.
+    """
+    shape = forward_shape(request, arch)
+    if "k_cache" in arrays:
+        arrays = {**arrays, "k": arrays["k_cache"], "v": arrays["v_cache"]}
+    main = launch(
+        shape.spec,
+        shape.extent.batch * (shape.extent.heads_q // shape.pack) * shape.num_splits * shape.q_tiles,
+        FWD_PARAMS.pack(_values(request, shape, arrays, addresses)),
+    )
+    if shape.num_splits == 1:
+        return (main,)
+    partial = addresses["partial_out"], addresses["partial_lse"]
+    spec = combine_spec(FAMILY, arch, shape.spec.dtype)
+    return main, combine_launch(spec, shape.extent, request.head_dim_v, shape.num_splits, partial, arrays)
+
+
+def _visible_keys(request: AttentionRequest, extent: Extent) -> int:
+    """The most keys that a tile of few queries sees."""
+    mask = request.mask
+    if mask.window_left < 0 or mask.window_right < 0:
+        return extent.seqlen_k
+    window = mask.window_left + mask.window_right + extent.seqlen_q + request.sink_tokens
+    return min(extent.seqlen_k, window)
+
+
+def _values(
+    request: AttentionRequest, shape: ForwardShape, arrays: Arrays, addresses: dict[str, int]
+) -> dict[str, Value]:
+    extent, spec = shape.extent, shape.spec
+    pages = page_table_of(request)
+    hnd = pages is not None and pages.layout is KvLayout.HND
+    multiplier, shift = division(shape.pack)
+    rows = extent.rows if extent.packed else extent.seqlen_q
+    values: dict[str, Value] = {
+        **problem_values(request, extent, arrays),
+        **{name: arrays[name].pointer for name in ("q", "k", "v", "out", "lse")},
+        "partial_out": addresses.get("partial_out", 0),
+        "partial_lse": addresses.get("partial_lse", 0),
+        "page_table": contiguous(arrays, "page_table"),
+        **row_strides("q", arrays["q"]),
+        **row_strides("k", arrays["k"], heads_first=hnd),
+        **row_strides("v", arrays["v"], heads_first=hnd),
+        **row_strides("out", arrays["out"]),
+        **lse_strides(arrays["lse"]),
+        "page_table_stride": arrays["page_table"].strides[0] if "page_table" in arrays else 0,
+        "partial_rows": extent.rows * extent.heads_q,
+        "partial_stride_batch": 0 if extent.packed else extent.heads_q * rows,
+        "partial_stride_head": rows,
+        "q_tiles": shape.q_tiles,
+        "pack": shape.pack,
+        "pack_multiplier": multiplier,
+        "pack_shift": shift,
+        "num_splits": shape.num_splits,
+        "blocks_per_split": shape.blocks_per_split,
+        "page_shift": page_shift(arrays["k"], hnd) if pages is not None else 0,
+        "num_pages": arrays["k"].shape[0] if pages is not None and _guarded(request) else 0,
+        "kv_e5m2": int(spec.fp8_kv and arrays["k"].dtype == DType.F8E5M2.numpy_name),
+        "out_bf16": int(spec.dtype is DType.BF16),
+    }
+    for name in ("q", "k", "v"):
+        values |= scale_values(name, getattr(request, f"{name}_scale", 1.0), arrays)
+    return values
+
+
+def page_table_of(request: AttentionRequest) -> PageTable | None:
+    """The pages of a request's keys, if they lie in pages."""
+    if isinstance(request, PagedAttentionRequest):
+        return request.pages
+    if isinstance(request, ChunkedPrefillRequest) and request.append is not None:
+        return request.append.pages
+    return None
+
+
+def page_shift(pool: ArrayView, heads_first: bool) -> int:
+    """log2 of the keys of a page."""
+    return (pool.shape[2 if heads_first else 1]).bit_length() - 1
+
+
+def _guarded(request: AttentionRequest) -> bool:
+    return isinstance(request, CachedKvRequest) and request.guard
+
+
+def scale_values(name: str, scale: float | ArrayView, arrays: Arrays) -> dict[str, Value]:
+    """The three fields of a tensor's descale: a number of the host times an array's elements, if there is one."""
+    pointer = contiguous(arrays, f"{name}_scale")
+    per_head = isinstance(scale, ArrayView) and scale.size > 1
+    number = 1.0 if isinstance(scale, ArrayView) else scale
+    return {f"{name}_scale": pointer, f"{name}_scale_stride": int(per_head), f"{name}_descale": number}
+
+
+def division(divisor: int) -> tuple[int, int]:
+    """(multiplier, shift) with ``n // divisor == (n * multiplier >> 32) >> shift`` for 0 <= n < 2**31.
+
+    Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. A divisor of 1
+    has no multiplier of 32 bits; the kernels do not divide by it.
+    """
+    if divisor == 1:
+        return 0, 0
+    bits = (divisor - 1).bit_length()
+    return 2 ** (31 + bits) // divisor + 1, bits - 1

@@ -1,0 +1,44 @@
+"""From a request to its launches: which kernels, how much scratch memory, which parameters. Pure functions.
+
+A request may take several kernels, in the order of a stream: append, forward, combine; or preprocess, dk and dv, dq.
+"""
+
+from __future__ import annotations
+
+from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
+from flashactor.kernels.launch import LaunchPlan
+from flashactor.kernels.problem import Arrays
+from flashactor.kernels.spec import KernelSpec
+from flashactor.kernels.workspace import Workspace
+from flashactor.requests import AttentionRequest
+from flashactor.types import SmArch
+
+
+def kernels_of(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+    """The kernels of a request, in the order of their launches; of a bare cell, all that it may take."""
+    return forward_kernels(request, arch)
+
+
+def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
+    """The scratch memory of a request.
+
+    Raises:
+        MissingOperandsError: a bare cell.
+    """
+    return forward_workspace(request, arch)
+
+
+def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int) -> LaunchPlan:
+    """All launches of a request.
+
+    Args:
+        request: a request with arrays.
+        arch: architecture of the device.
+        arrays: the request's arrays by their arguments' names, and every output.
+        workspace: address of as much scratch memory as ``workspace_of`` says.
+
+    Raises:
+        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not contiguous.
+    """
+    addresses = workspace_of(request, arch).addresses(workspace)
+    return LaunchPlan(forward_launches(request, arch, arrays, addresses))
