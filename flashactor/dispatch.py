@@ -49,7 +49,8 @@ class DispatchKey:
         head_dim: elements of one head.
         causal: whether a query sees only what came before it.
         varlen: sequences packed by cu_seqlens.
-        sliding_window: window size in keys, None for unlimited.
+        sliding_window: keys of the window up to the query's own position, None for unlimited. A right end
+            that is neither causal nor symmetric is no part of the key, but of the kernel's name.
         alibi: whether ALiBi slopes bias the scores.
         sink: leading keys that stay visible outside the window.
         paged: whether k and v are gathered through a page table.

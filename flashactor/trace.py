@@ -24,6 +24,8 @@ log = logging.getLogger("flashactor.trace")
 LOCK_SECONDS, CLOSING_SECONDS = 0.02, 2.0
 """How long to wait for another process that writes, at a key and at the end; a line takes a millisecond."""
 
+# Fields of some lines that bare_request takes under the same name.
+_AS_THEY_ARE = ("head_dim_v", "batch_invariant", "guard", "varlen", "paged")
 # Kernels are chosen by whether there is a cap or dropout, not by how much.
 _SOME_SOFTCAP, _SOME_DROPOUT = 1.0, 0.5
 
@@ -186,6 +188,8 @@ def _own_fields(request: AttentionRequest) -> dict[str, Any]:
         "window_right": request.mask.right,
         "batch_invariant": request.batch_invariant or None,
         "guard": getattr(request, "guard", False) or None,
+        "varlen": (request.varlen and not request.VARLEN) or None,
+        "paged": (request.paged and request.VARLEN) or None,
     }
 
 
@@ -209,7 +213,7 @@ def _request(fields: dict[str, Any]) -> AttentionRequest:
     for name in ("kv_dtype", "v_dtype", "out_dtype"):
         if fields.get(name) is not None:
             options[name] = DType.parse(fields[name])
-    options |= {name: fields[name] for name in ("head_dim_v", "batch_invariant", "guard") if name in fields}
+    options |= {name: fields[name] for name in _AS_THEY_ARE if name in fields}
     return bare_request(REQUEST_TYPES[fields["request"]], **options)
 
 

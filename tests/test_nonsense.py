@@ -10,11 +10,13 @@ from flashactor import (
     CumulativeSeqlens,
     DispatchKey,
     DType,
+    Fa2FwdFp8Request,
     Fa2FwdRequest,
     Fa3FwdRequest,
     FlashAttnActor,
     FlashAttnProps,
     MaskKind,
+    MergeStatesRequest,
     PagedAttentionRequest,
     PagedKvCache,
     PersistentMode,
@@ -38,6 +40,21 @@ NONSENSE = {
     "mask": lambda: dense(mask="causal"),
     "window list": lambda: dense(mask=MaskKind.sliding_causal([1])),
     "window text": lambda: dense(mask=MaskKind.sliding_causal("x")),
+    "window side": lambda: dense(mask=MaskKind.sliding("x", 3)),
+    "head_dim_v": lambda: Fa2FwdRequest(*CELL, head_dim_v="x"),
+    "batch_invariant": lambda: dense(batch_invariant=None),
+    "workspace": lambda: dense(workspace=3),
+    "kv_dtype": lambda: PagedAttentionRequest(
+        *CELL, cache=PagedKvCache(1, 16, 1, 64, 1), num_seqs=1, kv_dtype="f16"
+    ),
+    "guard": lambda: ChunkedPrefillRequest.from_arrays(
+        X, X, X, X.copy(), X.copy(), chunk=ChunkLayout(4, 0), guard="x"
+    ),
+    "prefix_lens": lambda: ChunkedPrefillRequest.from_arrays(
+        X, X, X, X.copy(), X.copy(), chunk=ChunkLayout(4, 0), prefix_lens="x"
+    ),
+    "states": lambda: MergeStatesRequest.from_arrays(None, None, None, None),
+    "out_dtype": lambda: Fa2FwdFp8Request(SmArch.SM89, DType.F8E4M3, 64, out_dtype=[DType.F16]),
     "window float": lambda: dense(mask=MaskKind.sliding_causal(4.0)),
     "sink text": lambda: dense(mask=MaskKind.causal(), sink_tokens="3"),
     "implementation": lambda: dense(implementation=3),

@@ -1,5 +1,6 @@
 """The trace of keys: each new key once, whoever sees it, and back again as requests."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,12 +15,14 @@ from filelock import FileLock
 from flashactor import (
     DType,
     Fa2BwdRequest,
+    Fa2FwdFp8Request,
     Fa2FwdRequest,
     Fa3FwdFp8Request,
     Fa3FwdRequest,
     FlashAttnActor,
     FlashAttnMsg,
     MaskKind,
+    MergeStatesRequest,
     PositionBias,
     SmArch,
     VarlenFwdRequest,
@@ -32,6 +35,7 @@ from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, Va
 from flashactor.requests.bare import REQUEST_TYPES, bare_request
 from flashactor.trace import KeyTrace, read_trace
 
+CELL = {"arch": SmArch.SM90A, "dtype": DType.BF16, "head_dim": 64}
 CAUSAL = Fa2FwdRequest(SmArch.SM90A, DType.BF16, 128, 4, MaskKind.causal())
 
 
@@ -90,14 +94,59 @@ REQUESTS = [
         (PagedAttentionRequest, {"mask": MaskKind.causal()}),
         (ChunkedPrefillRequest, {"mask": MaskKind.causal()}),
     ]
-] + [Fa3FwdFp8Request(SmArch.SM90A, DType.F8E4M3, 128, kv_dtype=DType.F8E5M2)]
+] + [
+    Fa3FwdFp8Request(SmArch.SM90A, DType.F8E4M3, 128, kv_dtype=DType.F8E5M2),
+    Fa2FwdFp8Request(SmArch.SM89, DType.F8E5M2, 64, v_dtype=DType.F8E4M3, out_dtype=DType.F16),
+    MergeStatesRequest(SmArch.SM80, DType.BF16, 64),
+]
+# Each has a key of REQUESTS, and is told from it by another field.
+VARIANTS = [
+    bare_request(request_type, arch=SmArch.SM90A, dtype=DType.BF16, head_dim=96, gqa_ratio=8, **options)
+    for request_type, options in [
+        (Fa2FwdRequest, {"head_dim_v": 64}),
+        (Fa2FwdRequest, {"mask": MaskKind.sliding(-1, 7)}),
+        (Fa2FwdRequest, {"mask": MaskKind.sliding(7, -1)}),
+        (VarlenFwdRequest, {"batch_invariant": True}),
+        (PagedAttentionRequest, {"kv_dtype": DType.F8E4M3}),
+        (PagedAttentionRequest, {"guard": True}),
+        (PagedAttentionRequest, {"varlen": True}),
+        (PagedAttentionRequest, {"varlen": True, "sink_logits": True}),
+        (ChunkedPrefillRequest, {"paged": True, "kv_dtype": DType.F8E5M2, "head_dim_v": 64}),
+    ]
+]
 
 
 def test_every_type_of_request_comes_back(path):
     trace = KeyTrace(path)
-    for request in REQUESTS:
+    for request in REQUESTS + VARIANTS:
         trace.record(work_of(request))
-    assert read_trace(path) == REQUESTS
+    assert read_trace(path) == REQUESTS + VARIANTS
+
+
+def test_a_variant_is_a_line_of_its_own_with_only_the_fields_that_say_something(path):
+    plain = Fa2FwdRequest(SmArch.SM90A, DType.BF16, 96)
+    KeyTrace(path).record(work_of(plain))
+    fields = set(json.loads(path.read_text()))
+    trace = KeyTrace(path)
+    for changes in ({"batch_invariant": True}, {"head_dim_v": 64}):
+        trace.record(work_of(dataclasses.replace(plain, **changes)))
+        assert set(json.loads(path.read_text().splitlines()[-1])) == fields | changes.keys()
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_cache_of_qs_type_is_the_line_that_it_was_before_there_were_others(path):
+    KeyTrace(path).record(work_of(bare_request(PagedAttentionRequest, **CELL)))
+    assert json.loads(path.read_text())["kv_dtype"] is None
+
+
+@pytest.mark.parametrize(
+    ("request_type", "variant"),
+    [(Fa2FwdRequest, "varlen"), (Fa2FwdRequest, "paged"), (MergeStatesRequest, "paged")],
+)
+def test_a_variant_that_a_type_does_not_have(request_type, variant):
+    with pytest.raises(RequestError) as caught:
+        bare_request(request_type, **CELL, **{variant: True})
+    assert caught.value.field == variant
 
 
 def test_a_request_without_an_architecture_gets_the_devices_or_none(path):
@@ -228,6 +277,13 @@ def test_a_line_that_is_no_key_is_named_by_its_number(path, line):
         ("arch", "sm_75"),
         ("dtype", 3),
         ("request", "Nothing"),
+        ("head_dim_v", 100),
+        ("window_right", -2),
+        ("window_right", 3),
+        ("batch_invariant", 1),
+        ("guard", True),
+        ("kv_dtype", "e4m3"),
+        ("paged", True),
     ],
 )
 def test_a_field_that_is_wrong_is_refused(path, field, value):

@@ -1,5 +1,6 @@
 """The closed vocabularies."""
 
+import numpy as np
 import pytest
 
 from flashactor import DType, MaskKind, PersistentMode, PositionBias, SmArch
@@ -75,12 +76,55 @@ def test_unknown_dtype_name():
         (MaskKind.causal(), True, None, -1, 0, "causal"),
         (MaskKind.sliding_causal(4), True, 4, 3, 0, "sliding_causal(4)"),
         (MaskKind.sliding_full(4), False, 4, 3, 3, "sliding_full(4)"),
+        (MaskKind.sliding(7, 3), False, 8, 7, 3, "sliding(7, 3)"),
+        (MaskKind.sliding(0, 3), False, 1, 0, 3, "sliding(0, 3)"),
+        (MaskKind.sliding(7, -1), False, 8, 7, -1, "sliding(7, -1)"),
+        (MaskKind.sliding(-1, 3), False, None, -1, 3, "sliding(-1, 3)"),
     ],
 )
 def test_masks(mask, causal, window, left, right, text):
     assert (mask.is_causal, mask.sliding_window) == (causal, window)
     assert (mask.window_left, mask.window_right) == (left, right)
     assert str(mask) == text
+
+
+@pytest.mark.parametrize(
+    ("window", "mask"),
+    [
+        ((-1, -1), MaskKind.full()),
+        ((-1, 0), MaskKind.causal()),
+        ((3, 0), MaskKind.sliding_causal(4)),
+        ((3, 3), MaskKind.sliding_full(4)),
+        ((0, 0), MaskKind.sliding_causal(1)),
+        ((np.int32(3), np.int32(5)), MaskKind.sliding(3, 5)),
+    ],
+)
+def test_a_window_that_has_a_kind_of_its_own_is_that_kind(window, mask):
+    assert MaskKind.sliding(*window) == mask
+    assert hash(MaskKind.sliding(*window)) == hash(mask)
+    assert (mask.window_left, mask.window_right) == window
+
+
+@pytest.mark.parametrize(
+    ("window", "field"),
+    [
+        ((-2, 0), "window_left"),
+        (("x", 0), "window_left"),
+        ((1.0, 0), "window_left"),
+        ((0, -2), "window_right"),
+        ((0, True), "window_right"),
+        ((0, [1]), "window_right"),
+    ],
+)
+def test_windows_that_cannot_be(window, field):
+    with pytest.raises(RequestError) as caught:
+        MaskKind.sliding(*window)
+    assert caught.value.field == field
+
+
+def test_a_causal_mask_sees_nothing_to_the_right():
+    with pytest.raises(RequestError, match="causal"):
+        MaskKind(is_causal=True, right=4)
 
 
 def test_persistent_mode():

@@ -143,7 +143,7 @@ _FIELDS: dict[type[Any], tuple[tuple[str, str], ...]] = {
 
 
 def named_arrays(holder: Any) -> dict[str, ArrayView]:
-    """The arrays among the fields of one of these dataclasses, by the argument's name; {} for anything else."""
+    """The arrays among the fields of one of these dataclasses, by the argument's name; {} for the rest."""
     found: dict[str, ArrayView] = {}
     for name, argument in _FIELDS.get(type(holder), ()):
         value = getattr(holder, name)

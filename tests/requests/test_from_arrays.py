@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from request_arrays import POOLS, backward, chunked, dense, ints, packed, paged, zeros
 
 from flashactor import (
     ChunkedPrefillRequest,
@@ -12,7 +13,6 @@ from flashactor import (
     DType,
     Fa2BwdRequest,
     Fa2FwdRequest,
-    Fa3FwdFp8Request,
     Fa3FwdRequest,
     KvLayout,
     MaskKind,
@@ -33,22 +33,6 @@ from flashactor.errors import (
     UnsupportedHeadDimError,
     ZeroSeqlenError,
 )
-
-BF16 = ml_dtypes.bfloat16
-
-
-def zeros(*shape, dtype=BF16):
-    return np.zeros(shape, dtype)
-
-
-def ints(*values):
-    return np.array(values, np.int32)
-
-
-def dense(**changes):
-    """Arguments of a correct dense request, some of them replaced."""
-    arrays = {"q": zeros(2, 5, 8, 64), "k": zeros(2, 7, 2, 64), "v": zeros(2, 7, 2, 64)}
-    return {**arrays, **changes}
 
 
 def test_dense_inference():
@@ -142,16 +126,6 @@ def test_odd_head_dims_are_refused_with_the_rule():
         Fa2FwdRequest.from_arrays(**arrays)
 
 
-def backward(**changes):
-    arrays = {
-        **dense(),
-        "dout": zeros(2, 5, 8, 64),
-        "out": zeros(2, 5, 8, 64),
-        "lse": zeros(2, 8, 5, dtype=np.float32),
-    }
-    return {**arrays, **changes}
-
-
 def test_backward_inference():
     request = Fa2BwdRequest.from_arrays(
         **backward(dlse=zeros(2, 8, 5, dtype=np.float32)), deterministic=False
@@ -177,53 +151,6 @@ def test_backward_errors_name_the_argument(changes, field):
     with pytest.raises(OperandError) as caught:
         Fa2BwdRequest.from_arrays(**backward(**changes))
     assert caught.value.field == field
-
-
-def fp8(**changes):
-    e4m3 = {name: zeros(1, 4, 2, 64, dtype=ml_dtypes.float8_e4m3fn) for name in "qkv"}
-    return {**e4m3, **changes}
-
-
-def test_fp8_inference():
-    e5m2 = {name: zeros(1, 4, 2, 64, dtype=ml_dtypes.float8_e5m2) for name in "kv"}
-    request = Fa3FwdFp8Request.from_arrays(**fp8(**e5m2), q_scale=0.5, v_scale=np.ones(1, np.float32))
-    assert request.fp8_dtypes == (DType.F8E4M3, DType.F8E5M2)
-    assert request.kernel_name().endswith("_kv_e5m2")
-    assert request.q_scale == 0.5
-    assert request.v_scale.shape == (1,)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "field"),
-    [
-        ({"q": zeros(1, 4, 2, 64)}, OperandError, "q.dtype"),
-        ({"k": zeros(1, 4, 2, 64)}, OperandError, "k.dtype"),
-        ({"v": zeros(1, 4, 2, 64)}, OperandError, "v.dtype"),
-        ({"q_scale": np.ones(3, np.float32)}, OperandError, "q_scale.shape"),
-        ({"k_scale": np.ones((1, 2), np.float32)}, OperandError, "k_scale.shape"),
-        ({"v_scale": "x"}, OperandError, "v_scale"),
-        ({"out": zeros(1, 4, 2, 64), "out_dtype": DType.F16}, OperandError, "out_dtype"),
-        ({"out_dtype": DType.F8E4M3}, RequestError, "out_dtype"),
-        ({"q_scale": np.ones(1)}, OperandError, "q_scale.dtype"),
-        ({"out": zeros(1, 4, 2, 64, dtype=ml_dtypes.float8_e4m3fn)}, OperandError, "out.dtype"),
-    ],
-    ids=str,
-)
-def test_fp8_errors_name_the_argument(changes, error, field):
-    with pytest.raises(error) as caught:
-        Fa3FwdFp8Request.from_arrays(**fp8(**changes))
-    assert caught.value.field == field
-
-
-def packed(**changes):
-    arrays = {
-        "q": zeros(10, 8, 64),
-        "k": zeros(12, 2, 64),
-        "v": zeros(12, 2, 64),
-        "cu_seqlens_q": ints(0, 4, 4, 10),
-        "cu_seqlens_k": ints(0, 5, 6, 12),
-    }
-    return {**arrays, **changes}
 
 
 def test_packed_inference():
@@ -268,17 +195,6 @@ def test_packed_backward():
         dout=zeros(10, 8, 64), out=zeros(10, 8, 64), lse=zeros(8, 10, dtype=np.float32), **packed()
     )
     assert request.kernel_name() == "flashactor::fa2::bwd<bf16, 64, full>_varlen_gqa4"
-
-
-def paged(**changes):
-    arrays = {
-        "q": zeros(2, 1, 8, 64),
-        "k_cache": zeros(10, 16, 2, 64),
-        "v_cache": zeros(10, 16, 2, 64),
-        "page_table": ints(3, 1, 9, 2).reshape(2, 2),
-        "seq_lens": ints(20, 16),
-    }
-    return {**arrays, **changes}
 
 
 def test_paged_inference():
@@ -331,21 +247,6 @@ def test_paged_errors_name_the_argument(changes, error, field):
     with pytest.raises(error) as caught:
         PagedAttentionRequest.from_arrays(**paged(**changes))
     assert caught.value.field == field
-
-
-def chunked(**changes):
-    arrays = {
-        "q": zeros(2, 4, 8, 64),
-        "k": zeros(2, 4, 2, 64),
-        "v": zeros(2, 4, 2, 64),
-        "k_cache": zeros(2, 16, 2, 64),
-        "v_cache": zeros(2, 16, 2, 64),
-        "chunk": ChunkLayout(4, 12, 4, 3),
-    }
-    return {**arrays, **changes}
-
-
-POOLS = {name: zeros(10, 8, 2, 64) for name in ("k_cache", "v_cache")}
 
 
 def test_chunked_inference():
