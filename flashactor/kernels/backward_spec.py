@@ -1,0 +1,459 @@
+"""The mma.sync family's backward kernels: which specialisations, with which tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from itertools import product
+
+from flashactor.kernels.backward_params import BWD_PARAMS, REDUCE_PARAMS
+from flashactor.kernels.sm80 import DTYPES, FAMILY, HEAD_DIMS
+from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.types import DType, SmArch
+
+STAT_ROWS = 128
+"""Rows of the workspace's tiles: kStatRows of common/bwd_params.cuh."""
+
+REDUCE_WARPS = 4
+PREPROCESS_WARPS = 8
+CONVERT_WARPS = 4
+
+
+class DkdvOutputs(Enum):
+    """What one launch of sm80/bwd_dkdv.cu accumulates; the value is the macro's."""
+
+    DK = 1
+    DV = 2
+    BOTH = 3
+
+    __hash__ = object.__hash__  # Enum's own is a Python function, and specifications are hashed a lot
+
+    @property
+    def word(self) -> str:
+        """In labels."""
+        return {1: "dk", 2: "dv", 3: "dkdv"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec(KernelSpec):
+    """A specialisation of sm80/bwd_preprocess.cu."""
+
+    @property
+    def kind(self) -> str:
+        return "bwd_preprocess"
+
+    @property
+    def source(self) -> str:
+        return "sm80/bwd_preprocess.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_bwd_preprocess_sm80"
+
+    @property
+    def threads(self) -> int:
+        return PREPROCESS_WARPS * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_WARPS", str(PREPROCESS_WARPS)),
+            ("FA_SHARED_BYTES", "0"),
+            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind,)
+
+    @property
+    def tile_name(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceSpec(KernelSpec):
+    """sm80/bwd_reduce.cu, which sums float32 whatever the request's type is."""
+
+    @property
+    def kind(self) -> str:
+        return "bwd_reduce"
+
+    @property
+    def source(self) -> str:
+        return "sm80/bwd_reduce.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_bwd_reduce_sm80"
+
+    @property
+    def threads(self) -> int:
+        return REDUCE_WARPS * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_WARPS", str(REDUCE_WARPS)),
+            ("FA_SHARED_BYTES", "0"),
+            ("FA_PARAMS_BYTES", str(REDUCE_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind,)
+
+    @property
+    def tile_name(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSpec(KernelSpec):
+    """A specialisation of sm80/bwd_convert.cu.
+
+    Attributes:
+        head_dim: padded head_dim of the kernel that accumulates dq.
+    """
+
+    head_dim: int
+
+    @property
+    def kind(self) -> str:
+        return "bwd_convert"
+
+    @property
+    def source(self) -> str:
+        return "sm80/bwd_convert.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_bwd_convert_sm80"
+
+    @property
+    def threads(self) -> int:
+        return CONVERT_WARPS * 32
+
+    @property
+    def tile(self) -> Tile:
+        """The queries of a block, a warp for each m16 tile of them."""
+        return Tile(16 * CONVERT_WARPS, 0, CONVERT_WARPS)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Room for a tile of dq."""
+        return self.tile.m * self.head_dim * self.dtype.size_in_bytes
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_HEAD_DIM", str(self.head_dim)),
+            ("FA_TILE_M", str(self.tile.m)),
+            ("FA_WARPS", str(CONVERT_WARPS)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return self.head_dim, self.head_dim
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind,)
+
+    @property
+    def tile_name(self) -> str:
+        return f"{self.tile.m}w{CONVERT_WARPS}"
+
+
+@dataclass(frozen=True, slots=True)
+class DqSpec(KernelSpec):
+    """A specialisation of sm80/bwd_dq.cu.
+
+    Attributes:
+        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
+        scores: what happens to scores.
+        tile: the queries of a block, and the keys of a step.
+        stages: tiles of k and v that shared memory holds.
+    """
+
+    head_dim: int
+    head_dim_v: int
+    scores: Scores
+    tile: Tile
+    stages: int
+
+    @property
+    def kind(self) -> str:
+        return "bwd_dq"
+
+    @property
+    def source(self) -> str:
+        return "sm80/bwd_dq.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_bwd_dq_sm80"
+
+    @property
+    def threads(self) -> int:
+        return self.tile.warps * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Room for q and dout, and for the stages of k and v."""
+        rows = self.tile.m + self.stages * self.tile.n
+        return rows * (self.head_dim + self.head_dim_v) * self.dtype.size_in_bytes
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_SCORES", str(self.scores.value)),
+            ("FA_HEAD_DIM", str(self.head_dim)),
+            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
+            ("FA_TILE_M", str(self.tile.m)),
+            ("FA_TILE_N", str(self.tile.n)),
+            ("FA_WARPS", str(self.tile.warps)),
+            ("FA_STAGES", str(self.stages)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return self.head_dim, self.head_dim_v
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind, *self.scores.features)
+
+    @property
+    def tile_name(self) -> str:
+        return f"{self.tile}s{self.stages}"
+
+
+@dataclass(frozen=True, slots=True)
+class DkdvSpec(KernelSpec):
+    """A specialisation of sm80/bwd_dkdv.cu.
+
+    Attributes:
+        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
+        scores: what happens to scores.
+        tile: the keys of a block (n), and the queries of a step (m).
+        stages: tiles of q and dout that shared memory holds.
+        outputs: what it accumulates.
+        adds_dq: whether it also adds to dq, in no fixed order.
+    """
+
+    head_dim: int
+    head_dim_v: int
+    scores: Scores
+    tile: Tile
+    stages: int
+    outputs: DkdvOutputs
+    adds_dq: bool
+
+    @property
+    def kind(self) -> str:
+        return "bwd_dkdv"
+
+    @property
+    def source(self) -> str:
+        return "sm80/bwd_dkdv.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_bwd_dkdv_sm80"
+
+    @property
+    def threads(self) -> int:
+        return self.tile.warps * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Room for k and v, for the stages of q, dout and two floats of each query, and for dS."""
+        size = self.dtype.size_in_bytes
+        head_dim_v = self.head_dim_v if self.outputs is not DkdvOutputs.DV else 0
+        keys = self.tile.n * (self.head_dim + head_dim_v) * size
+        queries = self.stages * self.tile.m * ((self.head_dim + self.head_dim_v) * size + 8)
+        return keys + queries + self.adds_dq * self.tile.m * self.tile.n * size
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_SCORES", str(self.scores.value)),
+            ("FA_HEAD_DIM", str(self.head_dim)),
+            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
+            ("FA_TILE_M", str(self.tile.m)),
+            ("FA_TILE_N", str(self.tile.n)),
+            ("FA_WARPS", str(self.tile.warps)),
+            ("FA_STAGES", str(self.stages)),
+            ("FA_OUTPUTS", str(self.outputs.value)),
+            ("FA_DQ_ATOMIC", flag(self.adds_dq)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return self.head_dim, self.head_dim_v
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind, *self.scores.features, self.outputs.word, *(("atomic",) if self.adds_dq else ()))
+
+    @property
+    def tile_name(self) -> str:
+        return f"{self.tile}s{self.stages}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardTile:
+    """A row of a tile table.
+
+    Attributes:
+        head_dims: padded head_dims of q and k that it is for.
+        archs: architectures that it is for.
+        tile: queries, keys and warps.
+        stages: tiles of what is walked over that shared memory holds.
+        reason: why these numbers.
+    """
+
+    head_dims: tuple[int, ...]
+    archs: tuple[SmArch, ...]
+    tile: Tile
+    stages: int
+    reason: str
+
+
+_ALL = tuple(SmArch)
+_LARGE_SHARED = (SmArch.SM80, SmArch.SM90A, SmArch.SM100)
+_SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
+
+DKDV_TILES = (
+    BackwardTile((32, 64), _ALL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
+    BackwardTile((96,), _ALL, Tile(64, 128, 8), 1, "one stage fits into 99 KB"),
+    BackwardTile((128,), _LARGE_SHARED, Tile(64, 128, 8), 2, "two stages where shared memory allows"),
+    BackwardTile((128,), _SMALL_SHARED, Tile(32, 128, 8), 1, "with dS it fits into 99 KB"),
+    BackwardTile((192,), _LARGE_SHARED, Tile(64, 128, 8), 1, "128 keys where shared memory allows"),
+    BackwardTile((192,), _SMALL_SHARED, Tile(32, 64, 4), 1, "64 keys fit into 99 KB"),
+    BackwardTile((256,), _LARGE_SHARED, Tile(32, 64, 4), 1, "two blocks an SM on sm_90"),
+    BackwardTile((256,), _SMALL_SHARED, Tile(32, 32, 2), 1, "with dS it fits into 99 KB"),
+)
+"""One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
+
+DQ_TILES = (
+    BackwardTile((32, 64), _ALL, Tile(128, 64, 8), 2, "two stages fit into 99 KB"),
+    BackwardTile((96,), _ALL, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
+    BackwardTile((128,), _LARGE_SHARED, Tile(128, 64, 8), 2, "two stages where shared memory allows"),
+    BackwardTile((128,), _SMALL_SHARED, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
+    BackwardTile((192,), _LARGE_SHARED, Tile(128, 64, 8), 1, "128 queries where shared memory allows"),
+    BackwardTile((192,), _SMALL_SHARED, Tile(64, 64, 4), 1, "64 queries fit into 99 KB"),
+    BackwardTile((256,), _LARGE_SHARED, Tile(64, 64, 4), 1, "64 keys where shared memory allows"),
+    BackwardTile((256,), _SMALL_SHARED, Tile(64, 32, 4), 1, "96 KB"),
+)
+"""As for DKDV_TILES."""
+
+_DKDV = {(dim, arch): row for row in DKDV_TILES for dim in row.head_dims for arch in row.archs}
+_DQ = {(dim, arch): row for row in DQ_TILES for dim in row.head_dims for arch in row.archs}
+
+_LARGEST_IN_ONE_LAUNCH = 128
+"""Padded head_dim up to which the accumulators of dk and dv fit into registers together."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardSpecs:
+    """The kernels of one backward pass, in the order of their launches.
+
+    Attributes:
+        preprocess: what each row needs before it meets keys.
+        dkdv: one kernel, or one for each of dk and dv.
+        dq: a DqSpec, or in the fast mode a ConvertSpec.
+        reduce: sums of partial sums, launched where a gradient of sinks or slopes is asked for.
+    """
+
+    preprocess: PreprocessSpec
+    dkdv: tuple[DkdvSpec, ...]
+    dq: DqSpec | ConvertSpec
+    reduce: ReduceSpec
+
+    @property
+    def all(self) -> tuple[KernelSpec, ...]:
+        """All of them."""
+        return (self.preprocess, *self.dkdv, self.dq, self.reduce)
+
+
+def backward_specs(
+    arch: SmArch, dtype: DType, head_dim: int, head_dim_v: int, scores: Scores, *, deterministic: bool
+) -> BackwardSpecs:
+    """The kernels for valid operands: head_dims are padded to the least pair of HEAD_DIMS that holds them.
+
+    Args:
+        arch: the architecture.
+        dtype: f16 or bf16.
+        head_dim, head_dim_v: those of the operands.
+        scores: what happens to scores.
+        deterministic: whether equal inputs must give equal bits; if not, dq is summed with atomic additions.
+    """
+    padded, padded_v = next(pair for pair in HEAD_DIMS if head_dim <= pair[0] and head_dim_v <= pair[1])
+    common = (FAMILY, arch, dtype)
+    keys, queries = _DKDV[padded, arch], _DQ[padded, arch]
+    outputs = (DkdvOutputs.BOTH,) if padded <= _LARGEST_IN_ONE_LAUNCH else (DkdvOutputs.DK, DkdvOutputs.DV)
+    dkdv = tuple(
+        DkdvSpec(
+            *common,
+            padded,
+            padded_v,
+            scores,
+            keys.tile,
+            keys.stages,
+            output,
+            adds_dq=not deterministic and output is not DkdvOutputs.DV,
+        )
+        for output in outputs
+    )
+    return BackwardSpecs(
+        preprocess=PreprocessSpec(*common),
+        dkdv=dkdv,
+        dq=(
+            DqSpec(*common, padded, padded_v, scores, queries.tile, queries.stages)
+            if deterministic
+            else ConvertSpec(*common, padded)
+        ),
+        reduce=ReduceSpec(*common),
+    )
+
+
+def all_backward_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
+    """Every kernel that the tables can choose, each once, on one architecture or on all."""
+    archs = tuple(SmArch) if arch is None else (arch,)
+    cells = product(archs, DTYPES, HEAD_DIMS, Scores, (True, False))
+    specs = (
+        spec
+        for arch_, dtype, (head_dim, head_dim_v), scores, deterministic in cells
+        for spec in backward_specs(
+            arch_, dtype, head_dim, head_dim_v, scores, deterministic=deterministic
+        ).all
+    )
+    return tuple(dict.fromkeys(specs))
