@@ -43,8 +43,7 @@ class AttentionRequest:
         dropout_p: probability that an element of P is dropped (the rest is scaled by ``1 / (1 - p)``).
         dropout_seed, dropout_offset: state of Philox4x32-10, so that a backward pass repeats the mask.
         implementation: name of the implementation that must run; None lets the table choose.
-        head_dim_v: elements of one head of v, out and their gradients, a multiple of 8 from 8 to 256; None:
-            head_dim.
+        head_dim_v: elements of one head of v, out and their gradients, of the same rule; default: head_dim.
         batch_invariant: whether a sequence's result has the same bits whatever else is in the batch.
         operands: the arrays; None for a bare cell.
 

@@ -36,11 +36,9 @@ class DenseFwdRequest(AttentionRequest):
                 which is out's, may be another than that of q and k.
             alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``; they switch the bias on.
             sink_logits: float32 ``[heads_q]``, logits that join the softmax's denominator only.
-            out: ``[batch, seqlen_q, heads_q, head_dim_v]``, written in place; allocated by q's library when
-                absent.
+            out: ``[batch, seqlen_q, heads_q, head_dim_v]``, written in place; else q's library allocates it.
             lse: float32 ``[batch, heads_q, seqlen_q]``, likewise.
-            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
-                some.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned: scratch for kernels that need some.
             options: the fields of the request: mask, softmax_scale, softcap, dropout_p, arch, ...
 
         Raises:

@@ -150,8 +150,7 @@ class PagedAttentionRequest(CachedKvRequest):
             sink_logits: float32 ``[heads_q]``.
             out: like q, with v's head_dim; lse: float32 ``[num_seqs, heads_q, q_tokens_per_seq]``, for a
                 packed q ``[heads_q, total_q]``; allocated when absent.
-            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
-                some.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned: scratch for kernels that need some.
             options: the fields of the request: mask, softmax_scale, softcap, sink_tokens, arch, ...
 
         Raises:

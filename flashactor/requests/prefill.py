@@ -10,7 +10,7 @@ from flashactor.errors import ChunkIndexOutOfRangeError, OperandError, RequestEr
 from flashactor.requests import checks
 from flashactor.requests.base import RequestOptions, merge_fields, require_type
 from flashactor.requests.lengths import view_prefix_lens
-from flashactor.requests.operands import KvCacheAppend, KvLayout, Rotary
+from flashactor.requests.operands import KvCacheAppend, KvLayout, PageTable, Rotary
 from flashactor.requests.pages import page_geometry, view_layout, view_pages
 from flashactor.requests.scaled import CachedKvRequest, view_cache, view_scale
 from flashactor.requests.varlen import CumulativeSeqlens, PackedRequest
@@ -133,16 +133,14 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
                 outside the pool read as zeros.
             alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``.
             sink_logits: float32 ``[heads_q]``.
-            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
-                some.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned: scratch for kernels that need some.
             out: like q, with v's head_dim; lse: float32 ``[batch, heads_q, chunk_q_tokens]``; allocated when
                 absent.
             options: the fields of the request: mask, softmax_scale, softcap, sink_tokens, arch, ...
 
         Raises:
             OperandError: which array is off, and how; SeqlenOverflowError: the cache is too small, or a
-                prefix longer
-            than the chunk's; RequestError, DispatchError: an option.
+            prefix longer than the chunk's; RequestError, DispatchError: an option.
         """
         require_type("chunk", chunk, ChunkLayout)
         q_view, k_view, v_view = checks.view_qkv(q, k, v, rank=4, dtypes=checks.SIXTEEN_BIT)
@@ -151,45 +149,26 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
         heads_kv = k_view.shape[2]
         check_array("q", q_view, shape=(batch, chunk.chunk_q_tokens, heads_q, head_dim))
         check_array("k", k_view, shape=(batch, tokens, heads_kv, head_dim))
-        prefix = chunk.prefix_kv_tokens
-        total = prefix + tokens
-        prefixes = None
+        total = chunk.prefix_kv_tokens + tokens
+        prefixes, known = None, [chunk.prefix_kv_tokens] * batch
         if prefix_lens is not None:
-            prefixes = view_prefix_lens(prefix_lens, q=q_view, batch=batch, longest_prefix=prefix)
-        k_pool, v_pool = view_cache(k_cache, v_cache, q=q_view)
-        kv_layout = view_layout(layout)
-        if page_table is None:
-            sizes = _contiguous_sizes(k_pool, k_view, total)
-        else:
-            num_blocks, block_size, _, _ = page_geometry(k_pool, kv_layout)
-            nhd = kv_layout is KvLayout.NHD
-            sizes = (num_blocks, block_size, heads_kv) if nhd else (num_blocks, heads_kv, block_size)
-        for name, pool, new in (("k_cache", k_pool, k_view), ("v_cache", v_pool, v_view)):
-            check_array(name, pool, shape=(*sizes, new.shape[-1]))
-            checks.require_writable(name, pool)
-        pages = None
-        if page_table is not None:
-            known = [prefix] * batch
-            if prefixes is not None and prefixes.on_host:
-                known = prefixes.to_numpy().tolist()
-            pages = view_pages(
-                page_table,
-                None,
-                q=q_view,
-                layout=kv_layout,
-                num_seqs=batch,
-                num_blocks=num_blocks,
-                block_size=block_size,
-                lengths=[length + tokens for length in known],
-                guard=guard,
+            prefixes = view_prefix_lens(
+                prefix_lens, q=q_view, batch=batch, longest_prefix=chunk.prefix_kv_tokens
             )
+            known = prefixes.to_numpy().tolist() if prefixes.on_host else known
+        k_pool, v_pool = view_cache(k_cache, v_cache, q=q_view)
         append = KvCacheAppend(
-            pages=pages,
+            pages=_view_pages(
+                k_pool, k_view, page_table, view_layout(layout), [length + tokens for length in known], guard
+            ),
             k_cache=k_pool,
             v_cache=v_pool,
             prefix_lens=prefixes,
             rotary=_view_rotary(rotary_cos, rotary_sin, rotary_interleaved, q=q_view, positions=total),
         )
+        check_array("v_cache", v_pool, shape=(*k_pool.shape[:-1], v_view.shape[-1]))
+        checks.require_writable("k_cache", k_pool)
+        checks.require_writable("v_cache", v_pool)
         views = checks.operands(
             q_view,
             k_view,
@@ -215,22 +194,41 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
         )
 
 
-def _contiguous_sizes(k_cache: ArrayView, k: ArrayView, total: int) -> tuple[int, int, int]:
-    """(batch, capacity, heads) that a cache without pages must have.
+def _view_pages(
+    k_cache: ArrayView, k: ArrayView, page_table: Any, layout: KvLayout, lengths: list[int], guard: bool
+) -> PageTable | None:
+    """The page table of a cache that takes k, with room for sequences of some lengths; None without pages.
 
     Raises:
-        SeqlenOverflowError: it has no room for ``total`` tokens.
+        OperandError: the cache is not k's, or the table is off; SeqlenOverflowError: there is no room.
     """
-    batch, _, heads_kv, _ = k.shape
-    capacity = k_cache.shape[1]
-    if total > capacity:
-        raise SeqlenOverflowError(
-            field="k_cache",
-            got=f"a capacity of {capacity}",
-            expected=f"at least {total}, the prefix and the chunk",
-            remedy="allocate the cache for the whole sequence",
-        )
-    return batch, capacity, heads_kv
+    batch, _, heads_kv, head_dim = k.shape
+    if page_table is None:
+        capacity = k_cache.shape[1]
+        check_array("k_cache", k_cache, shape=(batch, capacity, heads_kv, head_dim))
+        if max(lengths) > capacity:
+            raise SeqlenOverflowError(
+                field="k_cache",
+                got=f"a capacity of {capacity}",
+                expected=f"at least {max(lengths)}, the prefix and the chunk",
+                remedy="allocate the cache for the whole sequence",
+            )
+        return None
+    num_blocks, block_size, _, _ = page_geometry(k_cache, layout)
+    nhd = layout is KvLayout.NHD
+    sizes = (num_blocks, block_size, heads_kv) if nhd else (num_blocks, heads_kv, block_size)
+    check_array("k_cache", k_cache, shape=(*sizes, head_dim))
+    return view_pages(
+        page_table,
+        None,
+        q=k,
+        layout=layout,
+        num_seqs=batch,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        lengths=lengths,
+        guard=guard,
+    )
 
 
 def _view_rotary(cos: Any, sin: Any, interleaved: bool, *, q: ArrayView, positions: int) -> Rotary | None:

@@ -109,8 +109,7 @@ class VarlenFwdRequest(PackedRequest):
             sink_logits: float32 ``[heads_q]``.
             out: ``[total_q, heads_q, head_dim_v]``; lse: float32 ``[heads_q, total_q]``; allocated when
                 absent.
-            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned scratch memory for kernels that need
-                some.
+            workspace: contiguous uint8 ``[bytes]``, 16-byte aligned: scratch for kernels that need some.
             options: the fields of the request: mask, softmax_scale, softcap, dropout_p, arch, ...
 
         Raises:
