@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from flashactor.arrays import ArrayView
 from flashactor.errors import ActorStoppedError, ContextPoisonedError, FlashAttnError, RequestError
 from flashactor.executors.base import Done, KernelSource, Outcome, Outputs, PendingKernel, Work
 from flashactor.executors.cuda_driver import CudaDriver, device_arch, device_count
@@ -25,13 +27,16 @@ from flashactor.executors.launch_queue import LaunchQueue
 from flashactor.executors.operands import (
     check_arch,
     check_device,
-    forward_outputs,
+    outputs_of,
     producer_streams,
+    require_arrays,
+    with_outputs,
+    workspace_view,
 )
-from flashactor.kernels.launch import LaunchPlan, plan_forward
-from flashactor.kernels.select import choose_kernel
+from flashactor.kernels.launch import KernelLaunch
+from flashactor.kernels.plan import plan, workspace_of
+from flashactor.kernels.select import choose_kernels
 from flashactor.kernels.spec import KernelSpec
-from flashactor.requests.operands import Operands
 from flashactor.types import SmArch
 
 __all__ = ["CudaExecutor", "device_arch", "device_count"]
@@ -52,30 +57,31 @@ class _LoadedKernel:
 
 @dataclass(slots=True)
 class _Accepted:
-    """Work that will be launched: now, or when its kernel is there.
+    """Work that will be launched: now, or when its kernels are there.
 
     Attributes:
-        pending: its kernel; None if that is loaded.
-        ready: whether the kernel, or its error, is there.
-        waited_for_kernel: seconds until it was.
+        kernels: its kernels, each once.
+        pending: those that are not loaded.
+        ready: whether all of them, or their errors, are there.
+        waited_for_kernel: seconds until they were.
     """
 
     work: Work
-    operands: Operands
+    arrays: dict[str, ArrayView]
     done: Done
-    spec: KernelSpec
-    pending: PendingKernel | None
+    kernels: tuple[KernelSpec, ...]
+    pending: Mapping[KernelSpec, PendingKernel]
     ready: bool
     waited_for_kernel: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A launched kernel. It keeps the arrays of its work alive: the inputs through ``work``."""
+    """Launched work. It keeps every array that its kernels touch alive."""
 
     event: Any
     work: Work
-    outputs: Outputs
+    arrays: Mapping[str, ArrayView]
     done: Done
     compile_seconds: float
     launch_seconds: float
@@ -142,9 +148,9 @@ class CudaExecutor:
         """
         try:
             accepted = self._accept(work, done)
-            if accepted.pending is not None:
-                asked = perf_counter()
-                accepted.pending.add_done_callback(lambda _: self._on_kernel(accepted, asked))
+            asked = perf_counter()
+            for pending in accepted.pending.values():
+                pending.add_done_callback(lambda _: self._on_kernel(accepted, asked))
             if not self._launches.put(accepted):
                 raise _closed_error()
         except Exception as error:
@@ -165,17 +171,18 @@ class CudaExecutor:
     def _accept(self, work: Work, done: Done) -> _Accepted:
         self._require_usable()
         request = work.request
-        operands = request.require_operands()
+        arrays = require_arrays(request)
         check_arch(request, self.arch)
-        check_device(operands, self._driver.ordinal)
-        spec = choose_kernel(request, self.arch)
-        pending = None if spec in self._kernels else self._source.ask(spec)
-        return _Accepted(work, operands, done, spec, pending, ready=pending is None)
+        check_device(arrays, self._driver.ordinal)
+        kernels = choose_kernels(request, self.arch)
+        pending = {spec: self._source.ask(spec) for spec in kernels if spec not in self._kernels}
+        return _Accepted(work, arrays, done, kernels, pending, ready=not pending)
 
     def _on_kernel(self, accepted: _Accepted, asked: float) -> None:
-        accepted.waited_for_kernel = perf_counter() - asked
-        accepted.ready = True
-        self._launches.wake()
+        if all(pending.done for pending in accepted.pending.values()):
+            accepted.waited_for_kernel = perf_counter() - asked
+            accepted.ready = True
+            self._launches.wake()
 
     def _launch_accepted(self, accepted: _Accepted) -> bool:
         """Launch work whose kernel is there; False if it could not, and was answered so."""
@@ -189,21 +196,24 @@ class CudaExecutor:
     def _start(self, accepted: _Accepted) -> None:
         self._require_sound()
         self._driver.activate()
-        operands, spec = accepted.operands, accepted.spec
+        request = accepted.work.request
         began = perf_counter()
-        kernel = self._loaded(accepted)
+        for spec in accepted.kernels:
+            self._load(spec, accepted.pending)
         loaded = perf_counter()
-        out, lse = forward_outputs(operands)
-        scale = accepted.work.request.scale
-        plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, scale)
-        for producer in producer_streams(operands, out, lse):
+        arrays = with_outputs(request, accepted.arrays)
+        workspace = workspace_view(arrays, workspace_of(request, self.arch).size)
+        if workspace is not None:
+            arrays["workspace"] = workspace
+        launches = plan(request, self.arch, arrays, workspace.pointer if workspace else 0).launches
+        for producer in producer_streams(arrays.values()):
             self._driver.wait_for(self._stream, producer)
-        event = self._launch(kernel, plan)
+        event = self._launch(launches)
         self._launched.put(
             _InFlight(
                 event=event,
                 work=accepted.work,
-                outputs=Outputs(out=out.array, lse=lse.array),
+                arrays=arrays,
                 done=accepted.done,
                 compile_seconds=accepted.waited_for_kernel + loaded - began,
                 launch_seconds=perf_counter() - loaded,
@@ -223,24 +233,26 @@ class CudaExecutor:
         if self._poisoned_by is not None:
             raise poisoned_error(f"{self._poisoned_by} earlier")
 
-    def _loaded(self, accepted: _Accepted) -> _LoadedKernel:
-        kernel = self._kernels.get(accepted.spec)
-        if kernel is None:
-            assert accepted.pending is not None  # a kernel that was loaded stays loaded
-            cubin, entry = accepted.pending.result().cubin, accepted.spec.entry
-            kernel = self._kernels[accepted.spec] = _LoadedKernel(self._driver.load(cubin, entry))
-        return kernel
+    def _load(self, spec: KernelSpec, pending: Mapping[KernelSpec, PendingKernel]) -> None:
+        if spec not in self._kernels:
+            cubin = pending[spec].result().cubin  # a kernel that was loaded stays loaded
+            self._kernels[spec] = _LoadedKernel(self._driver.load(cubin, spec.entry))
 
-    def _launch(self, kernel: _LoadedKernel, plan: LaunchPlan) -> Any:
-        """Enqueue a kernel and the event that marks its end."""
-        if plan.shared_bytes > kernel.shared_limit:
-            self._driver.allow_shared_memory(kernel.handle, plan.shared_bytes)
-            kernel.shared_limit = plan.shared_bytes
-        self._driver.launch(self._stream, kernel.handle, plan)
+    def _launch(self, launches: tuple[KernelLaunch, ...]) -> Any:
+        """Enqueue kernels and the event that marks their end."""
+        launched = False
         try:
+            for step in launches:
+                kernel = self._kernels[step.spec]
+                if step.shared_bytes > kernel.shared_limit:
+                    self._driver.allow_shared_memory(kernel.handle, step.shared_bytes)
+                    kernel.shared_limit = step.shared_bytes
+                self._driver.launch(self._stream, kernel.handle, step)
+                launched = True
             return self._driver.record(self._stream)
         except Exception:
-            self._driver.synchronize(self._stream)  # the kernel may still use the arrays
+            if launched:
+                self._driver.synchronize(self._stream)  # a kernel may still use the arrays
             raise
 
     def _complete_all(self) -> None:
@@ -258,7 +270,7 @@ class CudaExecutor:
         return True
 
     def _outcome(self, item: _InFlight) -> Outcome:
-        outputs: Outputs | None = item.outputs
+        outputs: Outputs | None = outputs_of(item.work.request, item.arrays)
         failure: FlashAttnError | None = None
         try:
             self._driver.activate()

@@ -12,7 +12,7 @@ from typing import Any
 from flashactor.compiler.nvrtc import load_cuda_packages
 from flashactor.errors import DeviceUnavailableError
 from flashactor.executors.cuda_errors import foreign_errors, result_error, unavailable_error
-from flashactor.kernels.launch import LaunchPlan
+from flashactor.kernels.launch import KernelLaunch
 from flashactor.types import SmArch
 
 
@@ -129,8 +129,8 @@ class CudaDriver:
         # cuda.core records an event on the producer and makes the stream wait for it.
         stream.wait(Stream.from_handle(producer) if producer else LEGACY_DEFAULT_STREAM)
 
-    def launch(self, stream: Any, kernel: Any, plan: LaunchPlan) -> None:
-        """Enqueue a kernel whose one parameter is the struct of ``plan.params``.
+    def launch(self, stream: Any, kernel: Any, step: KernelLaunch) -> None:
+        """Enqueue a kernel whose one parameter is the struct of ``step.params``.
 
         ``cuda.core.launch`` cannot: its argument handler takes scalars, pointers and tensor maps, and raises
         TypeError for a numpy or ctypes struct. So this calls the driver with the pointer to the struct.
@@ -140,19 +140,19 @@ class CudaDriver:
         """
         from cuda.bindings import driver
 
-        params = ctypes.create_string_buffer(plan.params, len(plan.params))
+        params = ctypes.create_string_buffer(step.params, len(step.params))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         # The driver copies the parameters before it returns, so both buffers may die here.
         (result,) = driver.cuLaunchKernel(
             driver.CUfunction(int(kernel.handle)),
-            *plan.grid,
-            *plan.block,
-            plan.shared_bytes,
+            *step.grid,
+            *step.block,
+            step.shared_bytes,
             stream.handle,
             pointers,
             0,
         )
-        _check(result, f"launching {plan.spec.entry}")
+        _check(result, f"launching {step.spec.entry}")
 
     def record(self, stream: Any) -> Any:
         """A new event behind all work on the stream; a thread that waits for it sleeps."""

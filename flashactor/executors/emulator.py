@@ -118,7 +118,9 @@ def emulate(
     """
     memory = Memory()
     inputs = request.arrays()
-    outputs = tuple(name for name in arrays if name not in inputs or name in outputs_of(request, arrays)._fields)
+    outputs = tuple(
+        name for name in arrays if name not in inputs or name in outputs_of(request, arrays)._fields
+    )
     placed: dict[str, ArrayView] = {}
     for name, view in arrays.items():
         is_output = name in outputs

@@ -84,7 +84,7 @@ def outputs_of(request: AttentionRequest, arrays: Arrays) -> Outputs:
     return Outputs(**{name: arrays[name].array for name in _output_shapes(request, arrays)})
 
 
-def with_workspace(arrays: Arrays, size: int) -> ArrayView | None:
+def workspace_view(arrays: Arrays, size: int) -> ArrayView | None:
     """Scratch memory of some bytes: the caller's, or new; None where none is needed.
 
     Raises:
@@ -136,5 +136,3 @@ def producer_streams(views: Iterable[ArrayView]) -> tuple[int, ...]:
             # XLA shows its streams to nobody; waiting on the host until the array is there is its public way.
             view.array.block_until_ready()
     return tuple(dict.fromkeys(view.stream for view in found))
-
-

@@ -102,7 +102,10 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
         num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n)
     else:
         per_sm = min(BLOCKS_PER_SM, SHARED_BYTES_PER_BLOCK[arch] // spec.shared_bytes)
-        num_splits, blocks = choose_splits(tiles, _visible_keys(request, extent), spec.tile.n, per_sm, arch), 0
+        num_splits, blocks = (
+            choose_splits(tiles, _visible_keys(request, extent), spec.tile.n, per_sm, arch),
+            0,
+        )
     return ForwardShape(spec, extent, pack, q_tiles, num_splits, blocks)
 
 

@@ -175,18 +175,17 @@ def forward_spec(
     paged: bool = False,
     fp8_kv: bool = False,
     decode: bool = False,
-) -> KernelSpec:
+) -> ForwardSpec:
     """The forward kernel for valid operands; head_dims are padded to the least of HEAD_DIMS that holds them.
 
     Fp8 caches have one kernel, paged or not. Dropout is for training: it has no decode tile.
     """
     padded, padded_v = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
     tile = _CHOICE[decode and scores is not Scores.DROPOUT, padded, arch]
-    spec = ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
-    return spec
+    return ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
 
 
-def forward_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
+def forward_specs(arch: SmArch | None = None) -> tuple[ForwardSpec, ...]:
     """Every forward kernel that the table can choose, on one architecture or on all."""
     archs = tuple(SmArch) if arch is None else (arch,)
     cells = product(archs, DTYPES, HEAD_DIMS, Scores, (False, True), (False, True), (False, True))

@@ -102,8 +102,8 @@ class FakeDriver:
     def wait_for(self, stream, producer):
         self._call("wait_for", stream, producer)
 
-    def launch(self, stream, kernel, plan):
-        self._call("launch", stream, kernel, plan)
+    def launch(self, stream, kernel, step):
+        self._call("launch", stream, kernel, step)
 
     def record(self, stream):
         self._call("record", stream)

@@ -1,0 +1,21 @@
+"""Every kernel that some request can need: what `flashactor warm`, `check` and the tests go through."""
+
+from __future__ import annotations
+
+from flashactor.kernels import sm80
+from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.spec import KernelSpec
+from flashactor.types import SmArch
+
+
+def all_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
+    """Every kernel, on one architecture or on all, each once."""
+    archs = tuple(SmArch) if arch is None else (arch,)
+    return tuple(spec for each in archs for spec in _of(each))
+
+
+def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
+    return (
+        *sm80.forward_specs(arch),
+        *(combine_spec(sm80.FAMILY, arch, dtype) for dtype in sm80.DTYPES),
+    )
