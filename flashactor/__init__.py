@@ -10,6 +10,7 @@ from flashactor.actor.nvrtc_actor import NvrtcActor, NvrtcStats
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
+from flashactor.kernels.plan import workspace_size
 from flashactor.kernels.select import Candidate, Explanation, explain
 from flashactor.requests import (
     ChunkedPrefillRequest,
@@ -73,4 +74,5 @@ __all__ = [
     "explain",
     "lookup",
     "registry",
+    "workspace_size",
 ]

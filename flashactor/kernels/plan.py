@@ -1,6 +1,7 @@
 """From a request to its launches: which kernels, how much scratch memory, which parameters. Pure functions.
 
-A request may take several kernels, in the order of a stream: append, forward, combine; or preprocess, dk and dv, dq.
+A request may take several kernels, in the order of a stream: append, forward, combine; or preprocess,
+dk and dv, dq.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from flashactor.kernels.problem import Arrays
 from flashactor.kernels.spec import KernelSpec
 from flashactor.kernels.workspace import Workspace
 from flashactor.requests import AttentionRequest
+from flashactor.requests.base import require_type
 from flashactor.types import SmArch
 
 
@@ -28,6 +30,25 @@ def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
     return forward_workspace(request, arch)
 
 
+def workspace_size(request: AttentionRequest, arch: SmArch | None = None) -> int:
+    """Bytes of scratch memory that a request needs on an architecture: what ``workspace=`` must hold.
+
+    A request that brings all outputs and as much workspace is launched without any allocation. Shapes and
+    longest lengths decide, not what lengths and page tables hold, so one workspace serves all steps.
+
+    Args:
+        request: a request with arrays.
+        arch: architecture of the device, where the request names none; default: the request's default.
+
+    Raises:
+        MissingOperandsError: a bare cell. DispatchError, RequestError: it is impossible on that architecture.
+    """
+    require_type("request", request, AttentionRequest)
+    require_type("arch", arch, SmArch, optional=True)
+    key, _ = request.resolve(arch)
+    return workspace_of(request, key.arch).size
+
+
 def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int) -> LaunchPlan:
     """All launches of a request.
 
@@ -38,7 +59,8 @@ def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int
         workspace: address of as much scratch memory as ``workspace_of`` says.
 
     Raises:
-        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not contiguous.
+        LaunchError: more thread blocks than a grid can have.
+        OperandError: a small array that is not contiguous.
     """
     addresses = workspace_of(request, arch).addresses(workspace)
     return LaunchPlan(forward_launches(request, arch, arrays, addresses))
