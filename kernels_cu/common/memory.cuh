@@ -33,6 +33,16 @@ __device__ __forceinline__ void store_global_16(void* pointer, uint4 x) {
                : "memory");
 }
 
+__device__ __forceinline__ void store_global_8(void* pointer, uint2 x) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(pointer), "r"(x.x), "r"(x.y) : "memory");
+}
+
+__device__ __forceinline__ uint2 load_global_8(const void* pointer) {
+  uint2 x;
+  asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(pointer) : "memory");
+  return x;
+}
+
 __device__ __forceinline__ uint4 load_global_16(const void* pointer) {
   uint4 x;
   asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"

@@ -1,0 +1,117 @@
+"""The kernel that makes one attention state of two over the same queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from flashactor.arrays import ArrayView
+from flashactor.kernels.launch import KernelLaunch, launch
+from flashactor.kernels.params import StructLayout, Value, of_type, strides
+from flashactor.kernels.problem import lse_strides, row_strides
+from flashactor.kernels.spec import KernelSpec, flag
+from flashactor.types import DType, SmArch
+
+FAMILY = "common"
+WARPS = 4
+CHUNK = 8
+"""Elements of a row that a thread computes."""
+
+MERGE_PARAMS = StructLayout(
+    (
+        *of_type("pointer", "out_a out_b out lse_a lse_b lse"),
+        *strides(("out_a", "out_b", "out")),
+        *strides(("lse_a", "lse_b", "lse"), "batch head row"),
+        *of_type("u32", "rows"),
+        *of_type("int", "seqlen heads head_dim"),
+    )
+)
+"""``MergeParams`` of common/merge_params.cuh."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeSpec(KernelSpec):
+    """A specialisation of common/merge.cu, which takes any head_dim."""
+
+    @property
+    def kind(self) -> str:
+        return "merge"
+
+    @property
+    def source(self) -> str:
+        return "common/merge.cu"
+
+    @property
+    def entry(self) -> str:
+        return "flash_merge"
+
+    @property
+    def threads(self) -> int:
+        return WARPS * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
+    @property
+    def defines(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            ("FA_WARPS", str(WARPS)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(MERGE_PARAMS.size)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return ("merge",)
+
+    @property
+    def tile_name(self) -> str:
+        return ""
+
+
+def merge_spec(arch: SmArch, dtype: DType) -> MergeSpec:
+    """The merge kernel for outputs of a type."""
+    return MergeSpec(FAMILY, arch, dtype)
+
+
+def merge_specs(arch: SmArch | None = None) -> tuple[MergeSpec, ...]:
+    """Every merge kernel, on one architecture or on all."""
+    archs = tuple(SmArch) if arch is None else (arch,)
+    return tuple(merge_spec(a, dtype) for a in archs for dtype in (DType.F16, DType.BF16))
+
+
+def merge_launch(
+    spec: MergeSpec,
+    out_a: ArrayView,
+    lse_a: ArrayView,
+    out_b: ArrayView,
+    lse_b: ArrayView,
+    out: ArrayView,
+    lse: ArrayView,
+) -> KernelLaunch:
+    """Merge two states.
+
+    Args:
+        spec: the kernel.
+        out_a, out_b, out: ``[batch, seqlen, heads, head_dim]``, or packed ``[total, heads, head_dim]``.
+        lse_a, lse_b, lse: float32 ``[batch, heads, seqlen]``, or packed ``[heads, total]``. The result may be
+            written over either state, with the very strides of its arrays.
+
+    Raises:
+        LaunchError: too many rows for a grid.
+    """
+    *_, seqlen, heads, head_dim = out_a.shape
+    rows = prod(out_a.shape[:-1])
+    values: dict[str, Value] = {"rows": rows, "seqlen": seqlen, "heads": heads, "head_dim": head_dim}
+    for name, view in (("out_a", out_a), ("out_b", out_b), ("out", out)):
+        values |= {name: view.pointer, **row_strides(name, view)}
+    for name, view in (("lse_a", lse_a), ("lse_b", lse_b), ("lse", lse)):
+        values |= {name: view.pointer, **lse_strides(view, name)}
+    rows_per_block = WARPS * (32 * CHUNK // head_dim)
+    return launch(spec, -(-rows // rows_per_block), MERGE_PARAMS.pack(values))
