@@ -17,7 +17,6 @@ from flashactor import (
     Fa2FwdRequest,
     FlashAttnActor,
     FlashAttnMsg,
-    MaskKind,
     SmArch,
 )
 from flashactor.arrays import ArrayView
@@ -33,41 +32,32 @@ from flashactor.errors import (
     RequestError,
 )
 from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
-from flashactor.kernels.launch import plan_forward
-from flashactor.kernels.select import choose_kernel
-
-
-def expected_plan(a_request):
-    views = a_request.operands
-    spec = choose_kernel(a_request, SmArch.SM90A)
-    return plan_forward(spec, views.q, views.k, views.v, views.out, views.lse, a_request.scale)
+from flashactor.kernels.plan import plan
 
 
 def test_the_calls_come_in_order_and_carry_the_plan(driver, executor):
     a_request = request()
-    plan = expected_plan(a_request)
-    assert plan.shared_bytes > DEFAULT_SHARED_BYTES
+    (step,) = plan(a_request, SmArch.SM90A, a_request.arrays(), 0).launches
+    assert step.shared_bytes > DEFAULT_SHARED_BYTES
     answer = submit(executor, a_request)
     driver.event(0).complete()
     assert answer.outcome.error is None
-    kernel = f"kernel {plan.spec.entry}"
+    kernel = f"kernel {step.spec.entry}"
     assert driver.calls == [
         ("create_stream",),
-        ("load", b"cubin of " + plan.spec.entry.encode(), plan.spec.entry),
+        ("load", b"cubin of " + step.spec.entry.encode(), step.spec.entry),
         ("wait_for", "own stream", 0),
-        ("allow_shared_memory", kernel, plan.shared_bytes),
-        ("launch", "own stream", kernel, plan),
+        ("allow_shared_memory", kernel, step.shared_bytes),
+        ("launch", "own stream", kernel, step),
         ("record", "own stream"),
         ("wait", driver.events[0]),
     ]
-    (_, _, launched), *_ = driver.named("launch")
-    assert (launched.grid, launched.block, launched.params) == (plan.grid, plan.block, plan.params)
 
 
 def test_a_kernel_is_loaded_and_given_its_shared_memory_once(driver, executor):
     for _ in range(3):
         submit(executor)
-    submit(executor, request(mask=MaskKind.full()))
+    submit(executor, request(softcap=2.0))
     assert driver.functions().count("launch") == 4
     assert driver.functions().count("load") == driver.functions().count("allow_shared_memory") == 2
     assert len(executor._source.asked) == 2
@@ -305,9 +295,9 @@ def test_a_bare_cell_is_missing_its_operands(executor):
 
 
 def test_a_request_that_no_kernel_computes_says_why(executor):
-    error = submit(executor, request(softcap=2.0)).outcome.error
+    error = submit(executor, request(implementation="reference")).outcome.error
     assert isinstance(error, NoKernelError)
-    assert "softcap" in str(error)
+    assert "computes on the host, not on the device" in str(error)
 
 
 def test_an_unexpected_error_is_answered(driver, executor):

@@ -6,23 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fake_cuda import ILLEGAL_ADDRESS, PATIENCE, Answer, CudaError, FakeKernels, request, submit, work_of
 
-from flashactor import DType, Fa2FwdRequest, MaskKind, SmArch
+from flashactor import DType, Fa2FwdRequest, SmArch
 from flashactor.errors import CompileError, ContextPoisonedError, MissingOperandsError
+from flashactor.kernels.spec import Scores
 
 
 def test_a_kernel_that_is_compiled_holds_up_neither_the_caller_nor_the_order(driver, start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels)
-    first, second, refused = submit(executor), submit(executor, request(mask=MaskKind.full())), Answer()
+    first, second, refused = submit(executor), submit(executor, request(softcap=2.0)), Answer()
     executor.submit(work_of(Fa2FwdRequest(SmArch.SM90A, DType.BF16, 64)), refused)
     assert isinstance(refused.outcome.error, MissingOperandsError)
-    assert [spec.causal for spec, _ in kernels.asked] == [True, False]
+    assert [spec.scores for spec, _ in kernels.asked] == [Scores.PLAIN, Scores.MODIFIED]
     kernels.deliver(1)
     assert "launch" not in driver.functions()
     kernels.deliver(0)
     driver.event(1)
-    launched = [call[2].spec.causal for call in driver.named("launch")]
-    assert launched == [True, False]
+    launched = [call[2].spec.scores for call in driver.named("launch")]
+    assert launched == [Scores.PLAIN, Scores.MODIFIED]
     for index in (0, 1):
         driver.event(index).complete()
     assert first.outcome.error is second.outcome.error is None
@@ -35,19 +36,21 @@ def test_a_loaded_kernel_waits_behind_one_that_is_compiled(driver, start):
     kernels.deliver(0)
     driver.event(0).complete()
     assert answers[0].outcome.error is None
-    answers += [submit(executor, request(mask=MaskKind.full())), submit(executor), submit(executor)]
+    answers += [submit(executor, request(softcap=2.0)), submit(executor), submit(executor)]
     assert driver.functions().count("launch") == 1
     kernels.deliver(1)
     for index in (1, 2, 3):
         driver.event(index).complete()
     assert all(answer.outcome.error is None for answer in answers)
-    assert [call[2].spec.causal for call in driver.named("launch")] == [True, False, True, True]
+    plain, modified = Scores.PLAIN, Scores.MODIFIED
+    launched = [call[2].spec.scores for call in driver.named("launch")]
+    assert launched == [plain, modified, plain, plain]
 
 
 def test_a_failed_compile_answers_its_requests_and_the_others_go_on(driver, start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels)
-    failing, fine = submit(executor), submit(executor, request(mask=MaskKind.full()))
+    failing, fine = submit(executor), submit(executor, request(softcap=2.0))
     kernels.deliver(1)
     error = CompileError("kernel source", "an error", "none", "mend it", log="line", source_line="a.cu(1)")
     kernels.fail(0, error)
@@ -82,7 +85,7 @@ def test_a_sticky_error_answers_what_waits_for_its_kernel(driver, start):
     executor = start(kernels)
     first = submit(executor)
     kernels.deliver(0)
-    waiting = submit(executor, request(mask=MaskKind.full()))
+    waiting = submit(executor, request(softcap=2.0))
     driver.event(0).fail(CudaError(ILLEGAL_ADDRESS))
     assert isinstance(first.outcome.error, ContextPoisonedError)
     kernels.deliver(1)
@@ -93,9 +96,8 @@ def test_a_sticky_error_answers_what_waits_for_its_kernel(driver, start):
 def test_many_threads_submit_while_kernels_come_and_places_are_few(driver, start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels, max_in_flight=2)
-    masks = [MaskKind.causal(), MaskKind.full()]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: submit(executor, request(mask=masks[n % 2])), range(64)))
+        answers = list(pool.map(lambda n: submit(executor, request(softcap=2.0 * (n % 2))), range(64)))
         for index in range(len(kernels.asked)):
             kernels.deliver(index)
         for index in range(64):
