@@ -203,7 +203,7 @@ def append_launch(
 
 
 def _tiling(chunks: int, rows: int) -> tuple[int, int]:
-    """Rows that share a block and blocks that share a row, for rows of so many chunks: one of the two is 1."""
+    """Rows that share a block and blocks that share a row, for rows of so many chunks: one of both is 1."""
     if chunks > THREADS:
         return 1, -(-chunks // THREADS)
     return min(THREADS // chunks, rows), 1
