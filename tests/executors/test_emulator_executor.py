@@ -14,8 +14,11 @@ from flashactor import (
     FlashAttnMsg,
     MaskKind,
     SmArch,
+    VarlenFwdRequest,
     reference,
+    workspace_size,
 )
+from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.errors import (
     DataRaceError,
     MissingOperandsError,
@@ -102,9 +105,9 @@ def test_overlapping_views_of_one_buffer_are_inputs_like_any_other(actor):
 
 def test_a_request_without_a_kernel_says_why(actor):
     q, k, v = arrays()
-    windowed = Fa2FwdRequest.from_arrays(q, k, v, mask=MaskKind(is_causal=True, sliding_window=16))
-    with pytest.raises(NoKernelError, match="no sliding window"):
-        actor.ask(FlashAttnMsg.forward(windowed)).result()
+    elsewhere = Fa2FwdRequest.from_arrays(q, k, v, implementation="reference")
+    with pytest.raises(NoKernelError, match="computes on the host, not on the device"):
+        actor.ask(FlashAttnMsg.forward(elsewhere)).result()
 
 
 def test_a_bare_cell_has_nothing_to_compute(actor):
@@ -123,11 +126,20 @@ def test_an_executor_for_one_architecture_refuses_requests_for_another():
         actor.ask(FlashAttnMsg.forward(request)).result()
 
 
-def test_a_fault_of_the_kernel_is_the_answer_and_names_its_lines(monkeypatch):
-    def without_barriers(spec):
-        return kernel_ptx(spec).replace("bar.sync \t0;", "")
+@pytest.fixture
+def compiled_anew():
+    """Kernels that this test alone sees."""
+    kernel_ptx.cache_clear()
+    yield
+    kernel_ptx.cache_clear()
 
-    monkeypatch.setattr(executor_module, "kernel_ptx", without_barriers)
+
+@pytest.mark.usefixtures("compiled_anew")
+def test_a_fault_of_the_kernel_is_the_answer_and_names_its_lines(monkeypatch):
+    def without_barriers(spec, **options):
+        return compile_ptx(spec, **options).replace("bar.sync \t0;", "")
+
+    monkeypatch.setattr(executor_module, "compile_ptx", without_barriers)
     q, k, v = arrays()
     message = FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, k, v))
     with FlashAttnActor.start(executor=EmulatorExecutor(races=True)) as actor:
@@ -140,4 +152,33 @@ def test_a_fault_of_the_kernel_is_the_answer_and_names_its_lines(monkeypatch):
         assert at.block is not None
         assert at.thread is not None
         monkeypatch.undo()
+        kernel_ptx.cache_clear()
         assert actor.ask(message).result().out is not None  # the actor goes on
+
+
+def test_scratch_memory_comes_from_nowhere_or_from_the_caller(actor):
+    """Few queries over many keys: two kernels, with partial results between them."""
+    q, k, v = arrays(seqlen_q=1, seqlen_k=1100)
+    for options in ({}, {"workspace": "given"}):
+        if options:
+            size = workspace_size(Fa2FwdRequest.from_arrays(q, k, v))
+            assert size > 0
+            options = {"workspace": np.empty(size, np.uint8)}
+        reply = actor.ask(FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, k, v, **options))).result()
+        expect(reply, q, k, v, causal=False)
+
+
+def test_a_sequence_may_be_shorter_than_its_array(actor):
+    q, k, v = (x[0] for x in arrays())
+    offsets = [np.array(x, np.int32) for x in ([0, 20, 60], [0, 50, 90])]
+    used = [np.array(x, np.int32) for x in ([11, 40], [50, 33])]
+    request = VarlenFwdRequest.from_arrays(
+        q, k, v, *offsets, seqused_q=used[0], seqused_k=used[1], out=np.full_like(q, 7)
+    )
+    reply = actor.ask(FlashAttnMsg.forward(request)).result()
+    params = AttentionParams(softmax_scale=q.shape[-1] ** -0.5)
+    want, lse = reference.forward_varlen(q[:60], k, v, *offsets, params, *used)
+    np.testing.assert_allclose(reply.out[:60].astype(np.float64), want, atol=0.002)
+    np.testing.assert_allclose(reply.lse[:, :60], lse, atol=1e-4)
+    assert (reply.out[11:20] == 0).all()
+    assert (reply.out[60:] == 7).all()  # rows of no sequence
