@@ -102,7 +102,8 @@ def emulate(
 ) -> tuple[EmulationResult, ...]:
     """Run a request's kernels on host arrays; one result for each launch.
 
-    Inputs must not be written, outputs and scratch memory must not be read before they are written, and the bytes
+    Inputs must not be written, outputs and scratch memory must not be read before they are written, and the
+    bytes
     between the elements of a strided array must not be touched at all.
 
     Args:

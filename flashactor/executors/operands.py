@@ -1,4 +1,5 @@
-"""What executors of kernels ask of arrays: their device, the streams behind them, room for outputs and scratch memory."""
+"""What executors of kernels ask of arrays: their device, the streams behind them, room for outputs and
+scratch memory."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from flashactor.kernels import sm80
+from flashactor.kernels.append import append_specs
 from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.merge import merge_specs
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch
 
@@ -18,4 +20,6 @@ def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
     return (
         *sm80.forward_specs(arch),
         *(combine_spec(sm80.FAMILY, arch, dtype) for dtype in sm80.DTYPES),
+        *append_specs(arch),
+        *merge_specs(arch),
     )

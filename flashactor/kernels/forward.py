@@ -1,4 +1,5 @@
-"""The forward pass of the mma.sync family: which kernels a request needs, and what they are told. Pure functions."""
+"""The forward pass of the mma.sync family: which kernels a request needs, and what they are told. Pure
+functions."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import DType, SmArch
 
 BLOCKS_PER_SM = 4
-"""The most thread blocks of a multiprocessor that splits are planned for: more wait for nothing but memory."""
+"""The most thread blocks of a multiprocessor that splits are planned for: more wait for nothing but
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,11 @@ def forward_launches(
         addresses: of the parts of the workspace.
 
     Raises:
-        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not contiguous.
+        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not
+        contiguous.
     """
     shape = forward_shape(request, arch)
-    if "k_cache" in arrays:
+    if isinstance(request, PagedAttentionRequest):
         arrays = {**arrays, "k": arrays["k_cache"], "v": arrays["v_cache"]}
     main = launch(
         shape.spec,
@@ -224,7 +227,8 @@ def _guarded(request: AttentionRequest) -> bool:
 
 
 def scale_values(name: str, scale: float | ArrayView, arrays: Arrays) -> dict[str, Value]:
-    """The three fields of a tensor's descale: a number of the host times an array's elements, if there is one."""
+    """The three fields of a tensor's descale: a number of the host times an array's elements, if there is
+    one."""
     pointer = contiguous(arrays, f"{name}_scale")
     per_head = isinstance(scale, ArrayView) and scale.size > 1
     number = 1.0 if isinstance(scale, ArrayView) else scale
@@ -234,7 +238,8 @@ def scale_values(name: str, scale: float | ArrayView, arrays: Arrays) -> dict[st
 def division(divisor: int) -> tuple[int, int]:
     """(multiplier, shift) with ``n // divisor == (n * multiplier >> 32) >> shift`` for 0 <= n < 2**31.
 
-    Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. A divisor of 1
+    Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. A
+    divisor of 1
     has no multiplier of 32 bits; the kernels do not divide by it.
     """
     if divisor == 1:

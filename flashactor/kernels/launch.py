@@ -36,7 +36,8 @@ class LaunchPlan:
 
 
 def launch(spec: KernelSpec, blocks: int, params: bytes) -> KernelLaunch:
-    """A launch over a one-dimensional grid, so that neither heads nor batch meet the limit of the others (65535).
+    """A launch over a one-dimensional grid, so that neither heads nor batch meet the limit of the others
+    (65535).
 
     Raises:
         LaunchError: more blocks than a grid can have.

@@ -6,18 +6,23 @@ dk and dv, dq.
 
 from __future__ import annotations
 
+from flashactor.kernels.chunked import append_kernel, append_step, append_workspace
 from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
 from flashactor.kernels.launch import LaunchPlan
+from flashactor.kernels.merge import merge_launch, merge_spec
 from flashactor.kernels.problem import Arrays
 from flashactor.kernels.spec import KernelSpec
 from flashactor.kernels.workspace import Workspace
-from flashactor.requests import AttentionRequest
-from flashactor.requests.base import require_type
+from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, MergeStatesRequest
 from flashactor.types import SmArch
 
 
 def kernels_of(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
     """The kernels of a request, in the order of their launches; of a bare cell, all that it may take."""
+    if isinstance(request, MergeStatesRequest):
+        return (merge_spec(arch, request.dtype),)
+    if isinstance(request, ChunkedPrefillRequest):
+        return (append_kernel(request, arch), *forward_kernels(request, arch))
     return forward_kernels(request, arch)
 
 
@@ -27,26 +32,11 @@ def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
     Raises:
         MissingOperandsError: a bare cell.
     """
+    if isinstance(request, MergeStatesRequest):
+        return Workspace({})
+    if isinstance(request, ChunkedPrefillRequest):
+        return append_workspace(request) | forward_workspace(request, arch)
     return forward_workspace(request, arch)
-
-
-def workspace_size(request: AttentionRequest, arch: SmArch | None = None) -> int:
-    """Bytes of scratch memory that a request needs on an architecture: what ``workspace=`` must hold.
-
-    A request that brings all outputs and as much workspace is launched without any allocation. Shapes and
-    longest lengths decide, not what lengths and page tables hold, so one workspace serves all steps.
-
-    Args:
-        request: a request with arrays.
-        arch: architecture of the device, where the request names none; default: the request's default.
-
-    Raises:
-        MissingOperandsError: a bare cell. DispatchError, RequestError: it is impossible on that architecture.
-    """
-    require_type("request", request, AttentionRequest)
-    require_type("arch", arch, SmArch, optional=True)
-    key, _ = request.resolve(arch)
-    return workspace_of(request, key.arch).size
 
 
 def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int) -> LaunchPlan:
@@ -59,8 +49,14 @@ def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int
         workspace: address of as much scratch memory as ``workspace_of`` says.
 
     Raises:
-        LaunchError: more thread blocks than a grid can have.
-        OperandError: a small array that is not contiguous.
+        LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not
+            contiguous.
     """
     addresses = workspace_of(request, arch).addresses(workspace)
+    if isinstance(request, MergeStatesRequest):
+        states = (arrays[name] for name in ("out_a", "lse_a", "out_b", "lse_b", "out", "lse"))
+        return LaunchPlan((merge_launch(merge_spec(arch, request.dtype), *states),))
+    if isinstance(request, ChunkedPrefillRequest):
+        append, read = append_step(request, arch, arrays, addresses)
+        return LaunchPlan((append, *forward_launches(request, arch, read, addresses)))
     return LaunchPlan(forward_launches(request, arch, arrays, addresses))

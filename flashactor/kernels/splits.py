@@ -1,4 +1,5 @@
-"""Into how many splits the keys of a tile are cut, so that few tiles fill a device (Flash-Decoding, Dao et al. 2023)."""
+"""Into how many splits the keys of a tile are cut, so that few tiles fill a device (Flash-Decoding, Dao et
+al. 2023)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ GOOD_ENOUGH = 0.85
 def choose_splits(tiles: int, keys: int, tile_n: int, blocks_per_sm: int, arch: SmArch) -> int:
     """The number of splits of each tile's keys.
 
-    With n splits, ``tiles * n`` blocks run in waves of as many as the device holds; the last wave is seldom full.
+    With n splits, ``tiles * n`` blocks run in waves of as many as the device holds; the last wave is seldom
+    full.
 
     Args:
         tiles: thread blocks without splits.

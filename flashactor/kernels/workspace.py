@@ -31,6 +31,10 @@ class Workspace:
             base += _aligned(size)
         return found
 
+    def __or__(self, other: Workspace) -> Workspace:
+        """The parts of both."""
+        return Workspace({**self.parts, **other.parts})
+
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -112,7 +112,10 @@ def forward_chunked(
     starts = _starts(prefix, batch)
     if rotary_cos is not None and rotary_sin is not None:
         positions = starts[:, None] + np.arange(tokens)
+        # What is turned has the type of what it was: q is rounded to it, k when the cache takes it.
+        q_type = q.dtype
         q, k = (rotate(x, rotary_cos, rotary_sin, positions, rotary_interleaved) for x in (q, k))
+        q = q.astype(q_type)
     append(k_cache, k, starts, page_table, layout, scale=k_scale, guard=guard)
     append(v_cache, v, starts, page_table, layout, scale=v_scale, guard=guard)
     if page_table is None:  # a contiguous cache is a pool with one page for each sequence
