@@ -14,6 +14,7 @@ from flashactor.kernels.problem import Arrays
 from flashactor.kernels.spec import KernelSpec
 from flashactor.kernels.workspace import Workspace
 from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, MergeStatesRequest
+from flashactor.requests.base import require_type
 from flashactor.types import SmArch
 
 
@@ -37,6 +38,25 @@ def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
     if isinstance(request, ChunkedPrefillRequest):
         return append_workspace(request) | forward_workspace(request, arch)
     return forward_workspace(request, arch)
+
+
+def workspace_size(request: AttentionRequest, arch: SmArch | None = None) -> int:
+    """Bytes of scratch memory that a request needs on an architecture: what ``workspace=`` must hold.
+
+    A request that brings all outputs and as much workspace is launched without any allocation. Shapes and
+    longest lengths decide, not what lengths and page tables hold, so one workspace serves all steps.
+
+    Args:
+        request: a request with arrays.
+        arch: architecture of the device, where the request names none; default: the request's default.
+
+    Raises:
+        MissingOperandsError: a bare cell. DispatchError, RequestError: it is impossible on that architecture.
+    """
+    require_type("request", request, AttentionRequest)
+    require_type("arch", arch, SmArch, optional=True)
+    key, _ = request.resolve(arch)
+    return workspace_of(request, key.arch).size
 
 
 def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int) -> LaunchPlan:
