@@ -6,7 +6,8 @@
 
 namespace flashactor {
 
-// The rows of a query tile: queries, or queries by the heads of a group, which share keys and values ("pack GQA").
+// The rows of a query tile: queries, or queries by the heads of a group, which share keys and values ("pack
+// GQA").
 struct PackedRows {
   int pack;
   u32 multiplier;
@@ -25,19 +26,21 @@ struct PackedRows {
   }
 };
 
+template <typename Element>
 struct QueryRows {
-  const u16* first;
+  const Element* first;
   PackedRows rows;
   int first_row;
   i64 stride_row, stride_head;
 
   static constexpr bool kMayMiss = false;
-  __device__ __forceinline__ const u16* operator()(int row, bool&) const {
+  __device__ __forceinline__ const Element* operator()(int row, bool&) const {
     return first + rows.offset(first_row + row, stride_row, stride_head);
   }
 };
 
-// Rows of keys that lie in pages. Rows of a page outside of the pool are invalid if the parameters ask for a guard.
+// Rows of keys that lie in pages. Rows of a page outside of the pool are invalid if the parameters ask for a
+// guard.
 template <typename Element>
 struct PagedRows {
   const Element* pool;

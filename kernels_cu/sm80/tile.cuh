@@ -1,4 +1,5 @@
-// Tiles in shared memory: [rows][HeadDim] of 16-bit elements, 16-byte chunks swizzled within each row.
+// Tiles in shared memory: [rows][HeadDim] of 16-bit or 8-bit elements, 16-byte chunks swizzled within each
+// row.
 //
 // ldmatrix reads one chunk of each of eight consecutive rows at once, so these must lie in different banks.
 // With rows of a multiple of 128 bytes they would all lie in the same four banks; the xor spreads them.
@@ -9,19 +10,23 @@
 
 namespace flashactor {
 
-template <int HeadDim, int Threads>
+template <int HeadDim, int Threads, typename Element = u16>
 struct Tile {
-  static constexpr int kChunks = HeadDim / kChunkElements;  // of a row
-  static constexpr int kRowBytes = HeadDim * kElementBytes;
+  static constexpr int kPerChunk = kChunkBytes / static_cast<int>(sizeof(Element));
+  static constexpr int kChunks = HeadDim / kPerChunk;  // of a row
+  static constexpr int kRowBytes = kChunks * kChunkBytes;
   // Chunks that the swizzle permutes among themselves. Rows of 64, 192, ... bytes alternate between the two
-  // halves of the banks by themselves, so there four chunks and every other row are enough.
-  static constexpr int kSpan = kChunks % 8 == 0 ? 8 : 4;
+  // halves of the banks by themselves, so there four chunks and every other row are enough. Rows of 32, 96,
+  // ... bytes take turns at the four quarters: two chunks and every fourth row.
+  static constexpr int kSpan = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
   static_assert(HeadDim % 32 == 0);
 
-  static __device__ __forceinline__ int swizzle(int row) { return kSpan == 8 ? row & 7 : (row >> 1) & 3; }
+  static __device__ __forceinline__ int swizzle(int row) {
+    return kSpan == 8 ? row & 7 : kSpan == 4 ? (row >> 1) & 3 : (row >> 2) & 1;
+  }
 
-  // Byte offset of a chunk. `chunk_of_lane` < kSpan varies by lane, `chunk` is even and known at compile time:
-  // the xor with a constant is all that a loop over chunks costs.
+  // Byte offset of a chunk. `chunk_of_lane` < kSpan varies by lane, `chunk` is even and known at compile
+  // time: the xor with a constant is all that a loop over chunks costs.
   static __device__ __forceinline__ u32 lane_offset(int row, int chunk_of_lane) {
     return row * kRowBytes + ((chunk_of_lane ^ swizzle(row)) * kChunkBytes);
   }
@@ -33,9 +38,9 @@ struct Tile {
     return at(lane_offset(row, chunk & (kSpan - 1)), chunk & ~(kSpan - 1));
   }
 
-  // Copies `Rows` rows from global memory with all threads of the block, asynchronously. `source(row, valid)` is
-  // the address of a row, and may make `valid` false. Rows from `rows` on, invalid ones and chunks from `chunks`
-  // on become zeros and are not read.
+  // Copies `Rows` rows from global memory with all threads of the block, asynchronously. `source(row, valid)`
+  // is the address of a row, and may make `valid` false. Rows from `rows` on, invalid ones and chunks from
+  // `chunks` on become zeros and are not read.
   template <int Rows, typename Source>
   static __device__ __forceinline__ void load(u32 tile, const Source& source, int rows, int chunks) {
     if (!Source::kMayMiss && rows >= Rows && chunks == kChunks) {
@@ -58,14 +63,14 @@ struct Tile {
     for (int r = 0; r < Rows; r += kRowStep) {
       if (Rows % kRowStep != 0 && row + r >= Rows) break;
       bool valid = !Guarded || row + r < rows;
-      const u16* from = source(row + r, valid) + chunk * kChunkElements;
+      const Element* from = source(row + r, valid) + chunk * kPerChunk;
 #pragma unroll
       for (int c = 0; c < kChunks; c += kSpan) {
         const u32 to = destination + r * kRowBytes + c * kChunkBytes;
         if constexpr (Guarded) {
-          cp_async_16_or_zero(to, from + c * kChunkElements, valid && chunk + c < chunks);
+          cp_async_16_or_zero(to, from + c * kPerChunk, valid && chunk + c < chunks);
         } else {
-          cp_async_16(to, from + c * kChunkElements);
+          cp_async_16(to, from + c * kPerChunk);
         }
       }
     }

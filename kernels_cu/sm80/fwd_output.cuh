@@ -1,0 +1,263 @@
+// What a forward kernel writes: normalised rows of O and lse, or the partial results of a split.
+#pragma once
+
+#include "common/fwd_params.cuh"
+#include "common/memory.cuh"
+#include "common/seqlen.cuh"
+#include "common/softmax.cuh"
+#include "common/types.cuh"
+#include "sm80/fwd_config.cuh"
+#include "sm80/fwd_work.cuh"
+#include "sm80/ptx.cuh"
+#include "sm80/rows.cuh"
+#include "sm80/tile.cuh"
+
+namespace flashactor {
+
+// Where the results of a row go.
+template <typename C>
+struct Output {
+  const FwdParams& p;
+  const Work& work;
+  const Sequence& sequence;
+  const PackedRows& rows;
+  float scale_log2;  // as in Scale
+  float v_descale;
+
+  __device__ __forceinline__ int query(int tile_row) const { return rows.query(work.first_row + tile_row); }
+  __device__ __forceinline__ int head(int tile_row) const {
+    return work.head + rows.head(work.first_row + tile_row);
+  }
+  __device__ __forceinline__ bool exists(int tile_row) const { return query(tile_row) < sequence.stored_q; }
+  __device__ __forceinline__ u16* out(int tile_row) const {
+    return static_cast<u16*>(p.out) + sequence.entry * p.out_stride_batch +
+           (sequence.first_q + query(tile_row)) * p.out_stride_row + head(tile_row) * p.out_stride_head;
+  }
+  __device__ __forceinline__ i64 partial_row(int tile_row) const {
+    return work.split * p.partial_rows + sequence.entry * p.partial_stride_batch +
+           head(tile_row) * p.partial_stride_head + sequence.first_q + query(tile_row);
+  }
+  __device__ __forceinline__ float* partial(int tile_row, int dim) const {
+    return p.partial_out + partial_row(tile_row) * p.problem.head_dim_v + dim;
+  }
+  // As Scale::of_maxima.
+  __device__ __forceinline__ float scale_of_max(int tile_row) const {
+    if constexpr (C::kModified) return 1.f;
+    return C::kFp8 ? scale_log2 * q_descale(p, head(tile_row)) : scale_log2;
+  }
+
+  // Two elements of out. What 8-bit kernels write is known at run time.
+  __device__ __forceinline__ u32 packed(float low, float high) const {
+    if constexpr (C::kFp8) {
+      return p.out_bf16 ? pack<true>(low, high) : pack<false>(low, high);
+    } else {
+      return pack<C::kBf16>(low, high);
+    }
+  }
+
+  // Writes a row's lse and returns the factor that its part of O takes. `first` in one thread of the row.
+  __device__ __forceinline__ float finish_row(int tile_row, float max, float total, bool first) const {
+    const int i = query(tile_row);
+    if (i >= sequence.seqlen_q) total = 0.f;  // a stored row that does not count sees nothing
+    const float exponent = max * scale_of_max(tile_row) - C::kWeightsExponent;
+    const float lse = total == 0.f ? -kInfinity : (exponent + log2_approx(total)) * kLn2;
+    if (p.num_splits > 1) {
+      if (first && exists(tile_row)) p.partial_lse[partial_row(tile_row)] = lse;
+    } else {
+      if (first && exists(tile_row)) {
+        p.lse[sequence.entry * p.lse_stride_batch + head(tile_row) * p.lse_stride_head +
+              (sequence.first_q + i) * p.lse_stride_row] = lse;
+      }
+      if (p.problem.sink_logits && total != 0.f) {
+        total += exp2_approx(p.problem.sink_logits[head(tile_row)] * kLog2E - exponent);
+      }
+    }
+    const float factor = C::kScores == Scores::kDropout ? v_descale * p.problem.dropout_scale : v_descale;
+    return normaliser(total) * factor;
+  }
+};
+
+// A row that does not count must be zero even if a value that it should not see is not a number.
+__device__ __forceinline__ float normalised(float x, float factor) {
+  return factor == 0.f ? 0.f : x * factor;
+}
+
+// Consecutive elements of a row of O that a lane holds: run `r` begins at dim (r * 4 + lane % 4) * kRun. In
+// 16-bit kernels they are a pair of an n8 tile; in 8-bit ones the even dims of a chunk of 16 are one tile,
+// the odd ones the next.
+template <typename C>
+struct Run {
+  static constexpr int kCount = C::kHeadDimV / (4 * C::kRun);
+  static constexpr int kDims = 4 * C::kRun;  // of the four lanes of a row
+
+  float x[C::kRun];
+
+  __device__ __forceinline__ Run(const typename C::OutTile& o, int m, int half, int r) {
+    if constexpr (C::kRun == 2) {
+      x[0] = o[m][r][half * 2];
+      x[1] = o[m][r][half * 2 + 1];
+    } else {
+      x[0] = o[m][2 * r][half * 2];
+      x[1] = o[m][2 * r + 1][half * 2];
+      x[2] = o[m][2 * r][half * 2 + 1];
+      x[3] = o[m][2 * r + 1][half * 2 + 1];
+    }
+  }
+  __device__ __forceinline__ void normalise(float factor) {
+#pragma unroll
+    for (int e = 0; e < C::kRun; ++e) x[e] = normalised(x[e], factor);
+  }
+  __device__ __forceinline__ void store_partial(float* to) const {
+    if constexpr (C::kRun == 2) {
+      store_global_8(to, x[0], x[1]);
+    } else {
+      store_global_floats(to, x);
+    }
+  }
+  __device__ __forceinline__ void store_in_shared(u32 to) const {
+    if constexpr (C::kRun == 2) {
+      store_shared_8(to, x[0], x[1]);
+    } else {
+      store_shared_floats(to, x);
+    }
+  }
+};
+
+// Normalises O and writes it, and lse. 8-bit kernels write whole sectors directly. Others write through the
+// warp's own rows of the Q tile, which no other warp reads, so that global memory is written in whole 16-byte
+// chunks.
+template <typename C>
+__device__ __forceinline__ void finish(const typename C::OutTile& o, const typename C::RowStates& states,
+                                       const Output<C>& output, const Shared& shared, const Lane<C>& lane) {
+  using TileOut = Tile<C::kHeadDimV, C::kThreads>;
+  using Runs = Run<C>;
+  const FwdParams& p = output.p;
+  const int first_dim = lane.lane % 4 * C::kRun;
+#pragma unroll
+  for (int m = 0; m < C::kMTiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const RowState& row = states[m][half];
+      const int tile_row = lane.row(m, half);
+      const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), lane.lane % 4 == 0);
+      if (p.num_splits > 1) {
+        float* partial = output.partial(tile_row, first_dim);
+#pragma unroll
+        for (int r = 0; r < Runs::kCount; ++r) {
+          Runs run(o, m, half, r);
+          run.normalise(factor);
+          if (output.exists(tile_row) && r * Runs::kDims < p.problem.head_dim_v) {
+            run.store_partial(partial + r * Runs::kDims);
+          }
+        }
+        continue;
+      }
+      u16* out = output.out(tile_row) + first_dim;
+      const u32 to = shared.q + TileOut::lane_offset(tile_row, 0) + first_dim * kElementBytes;
+#pragma unroll
+      for (int r = 0; r < Runs::kCount; ++r) {
+        Runs run(o, m, half, r);
+        run.normalise(factor);
+        const u32 low = output.packed(run.x[0], run.x[1]);
+        if constexpr (C::kRun == 2) {
+          store_shared(TileOut::at(to, r), low);
+        } else if (output.exists(tile_row) && r * Runs::kDims < p.problem.head_dim_v) {
+          store_global_8(out + r * Runs::kDims, {low, output.packed(run.x[2], run.x[3])});
+        }
+      }
+    }
+  if (C::kFp8 || p.num_splits > 1) return;
+  __syncwarp();
+  constexpr int kSpan = TileOut::kSpan;
+  const int chunk = lane.lane % kSpan;
+#pragma unroll
+  for (int r = 0; r < C::kRowsPerWarp; r += 32 / kSpan) {
+    const int tile_row = lane.first_row + r + lane.lane / kSpan;
+    const bool exists = output.exists(tile_row);
+    u16* out = output.out(tile_row);
+    const u32 from = shared.q + TileOut::lane_offset(tile_row, chunk);
+#pragma unroll
+    for (int c = 0; c < TileOut::kChunks; c += kSpan) {
+      if (exists && (chunk + c) * kChunkElements < p.problem.head_dim_v) {
+        store_global_16(out + (chunk + c) * kChunkElements, load_shared_16(from + c * kChunkBytes));
+      }
+    }
+  }
+}
+
+// What merge_and_finish keeps in shared memory. Rows are longer by what keeps those that a store touches at
+// once in different banks.
+template <typename C>
+struct MergeSpace {
+  static constexpr int kRowFloats = C::kHeadDimV + 4 * C::kRun;
+  static constexpr int kRows = C::kKeyWarps * C::kTileM;
+  static constexpr int kStates = kRows * kRowFloats * 4;  // where the row states begin
+  static constexpr int kBytes = C::kKeyWarps == 1 ? 0 : kStates + kRows * 8;
+};
+
+// The same where every warp has all rows and its own part of the keys: the parts are merged in shared memory,
+// over K and V, which are read by none any more.
+template <typename C>
+__device__ __forceinline__ void merge_and_finish(const typename C::OutTile& o,
+                                                 const typename C::RowStates& states, const Output<C>& output,
+                                                 const Shared& shared, const Lane<C>& lane) {
+  using Space = MergeSpace<C>;
+  using Runs = Run<C>;
+  const FwdParams& p = output.p;
+  static_assert(Space::kBytes <= C::kSharedBytes);
+  constexpr int kRowChunks = C::kHeadDimV / kChunkElements;
+  const auto at = [&](int warp, int row) { return warp * C::kTileM + row; };
+  __syncthreads();
+#pragma unroll
+  for (int m = 0; m < C::kMTiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = at(lane.warp, lane.row(m, half));
+      const float sum = quad_sum(states[m][half].sum);
+      if (lane.lane % 4 == 0) store_shared_8(shared.q + Space::kStates + row * 8, states[m][half].max, sum);
+      const u32 to = shared.q + (row * Space::kRowFloats + lane.lane % 4 * C::kRun) * 4;
+#pragma unroll
+      for (int r = 0; r < Runs::kCount; ++r) Runs(o, m, half, r).store_in_shared(to + r * Runs::kDims * 4);
+    }
+  __syncthreads();
+  const int chunks = p.problem.head_dim_v / kChunkElements;
+  for (int item = threadIdx.x; item < C::kTileM * kRowChunks; item += C::kThreads) {
+    const int tile_row = item / kRowChunks;
+    const int chunk = item % kRowChunks;
+    const float scale_log2 = output.scale_of_max(tile_row);
+    float maxima[C::kKeyWarps], sums[C::kKeyWarps], largest = -kInfinity;
+#pragma unroll
+    for (int w = 0; w < C::kKeyWarps; ++w) {
+      load_shared_8(shared.q + Space::kStates + at(w, tile_row) * 8, maxima[w], sums[w]);
+      largest = fmaxf(largest, maxima[w]);
+    }
+    const float exponent = largest == -kInfinity ? 0.f : largest * scale_log2;
+    float total = 0.f, x[kChunkElements] = {};
+#pragma unroll
+    for (int w = 0; w < C::kKeyWarps; ++w) {
+      const float weight = exp2_approx(maxima[w] * scale_log2 - exponent);
+      total += sums[w] * weight;
+      const u32 from = shared.q + (at(w, tile_row) * Space::kRowFloats + chunk * kChunkElements) * 4;
+      float part[kChunkElements];
+      load_shared_floats(from, part);
+      load_shared_floats(from + 16, part + 4);
+#pragma unroll
+      for (int e = 0; e < kChunkElements; ++e) x[e] += part[e] * weight;
+    }
+    const float factor = output.finish_row(tile_row, largest, total, chunk == 0);
+    if (!output.exists(tile_row) || chunk >= chunks) continue;
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) x[e] = normalised(x[e], factor);
+    if (p.num_splits > 1) {
+      float* partial = output.partial(tile_row, chunk * kChunkElements);
+      store_global_floats(partial, x);
+      store_global_floats(partial + 4, x + 4);
+    } else {
+      store_global_16(output.out(tile_row) + chunk * kChunkElements,
+                      {output.packed(x[0], x[1]), output.packed(x[2], x[3]), output.packed(x[4], x[5]),
+                       output.packed(x[6], x[7])});
+    }
+  }
+}
+
+}  // namespace flashactor

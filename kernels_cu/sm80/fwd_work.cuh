@@ -1,0 +1,103 @@
+// What a thread block of a forward kernel computes, and what a lane of it holds.
+#pragma once
+
+#include "common/fwd_params.cuh"
+#include "common/types.cuh"
+#include "sm80/rows.cuh"
+
+namespace flashactor {
+
+// Where a thread's elements of an m16n8 accumulator are: rows lane / 4 and lane / 4 + 8, columns
+// 2 * (lane % 4) and the next.
+template <typename C>
+struct Lane {
+  int lane = threadIdx.x % 32;
+  int warp = threadIdx.x / 32;
+  int first_row = C::kKeyWarps == 1 ? warp * C::kRowsPerWarp : 0;  // of the warp, within the tile
+  int first_key = C::kKeyWarps == 1 ? 0 : warp * C::kKeysPerWarp;
+
+  __device__ __forceinline__ int row(int m, int half) const {
+    return first_row + m * 16 + half * 8 + lane / 4;
+  }
+  __device__ __forceinline__ int column() const { return lane % 4 * 2; }
+};
+
+// Which rows of which sequence a thread block computes, over which part of the keys.
+struct Work {
+  int batch;
+  int head;       // the first query head of the tile
+  int split;
+  int first_row;  // in units of `pack` heads by queries
+};
+
+// Blocks of one head follow each other, so that its keys and values are read from L2 after the first; so do
+// the heads that share them. The rows with most keys under a causal mask come first, which leaves short work
+// for the end of the grid.
+template <typename C>
+__device__ __forceinline__ Work find_work(const FwdParams& p) {
+  const u32 tiled = blockIdx.x / p.q_tiles;
+  const int tile = blockIdx.x % p.q_tiles;
+  const u32 sequence_head = tiled / p.num_splits;
+  const int heads = p.problem.heads_q / p.pack;
+  return {static_cast<int>(sequence_head / heads), static_cast<int>(sequence_head % heads) * p.pack,
+          static_cast<int>(tiled % p.num_splits), (p.q_tiles - 1 - tile) * C::kTileM};
+}
+
+// The descale of an 8-bit tensor's head.
+__device__ __forceinline__ float find_descale(float number, const float* scale, int stride, int head) {
+  return number * (scale ? scale[head * stride] : 1.f);
+}
+__device__ __forceinline__ float q_descale(const FwdParams& p, int head) {
+  return find_descale(p.q_descale, p.q_scale, p.q_scale_stride, head);
+}
+
+// How scores become exponents of two.
+template <typename C>
+struct Scale {
+  float log2;             // softmax_scale * log2(e), with the descale of 8-bit keys
+  float softcap_inverse;  // softmax_scale / softcap, likewise
+  float slopes[C::kMTiles][2];  // ALiBi, in base 2
+  float rows[C::kMTiles][2];    // descales of 8-bit queries: heads that share a tile have their own
+
+  __device__ __forceinline__ float of_row(float factor, int m, int half) const {
+    return C::kFp8 ? factor * rows[m][half] : factor;
+  }
+  // Of row maxima: modify() has already scaled the scores.
+  __device__ __forceinline__ float of_maxima(int m, int half) const {
+    return C::kModified ? 1.f : of_row(log2, m, half);
+  }
+};
+
+// The scales of the rows that a thread holds parts of.
+template <typename C>
+__device__ __forceinline__ Scale<C> find_scale(const FwdParams& p, const Work& work, const PackedRows& packed,
+                                               const Lane<C>& lane, int kv_head) {
+  Scale<C> scale{p.problem.scale_log2, p.problem.softcap_inverse, {}, {}};
+  if constexpr (C::kFp8Kv || C::kFp8) {
+    const float k_descale = find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head);
+    scale.log2 *= k_descale;
+    scale.softcap_inverse *= k_descale;
+  }
+  if constexpr (C::kFp8) {
+#pragma unroll
+    for (int m = 0; m < C::kMTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        scale.rows[m][half] = q_descale(p, work.head + packed.head(work.first_row + lane.row(m, half)));
+      }
+  }
+  if constexpr (C::kModified) {
+    if (p.problem.alibi_slopes) {
+      const float* slopes = p.problem.alibi_slopes + work.batch * p.problem.alibi_stride_batch + work.head;
+#pragma unroll
+      for (int m = 0; m < C::kMTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          scale.slopes[m][half] = kLog2E * slopes[packed.head(work.first_row + lane.row(m, half))];
+        }
+    }
+  }
+  return scale;
+}
+
+}  // namespace flashactor
