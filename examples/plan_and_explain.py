@@ -1,4 +1,4 @@
-"""Planning without arrays: which kernel a request would run, and why not another."""
+"""Planning without arrays: which kernels a request may run, and why not others."""
 
 from flashactor import DType, Fa2FwdRequest, MaskKind, SmArch, explain
 
@@ -10,9 +10,10 @@ def main() -> None:
             explanation = explain(Fa2FwdRequest(arch, DType.BF16, 128, 8, mask))
             print(f"{explanation.kernel_name} on {arch.target}")
             for candidate in explanation.candidates:
-                kernel = f" ({candidate.spec.label})" if candidate.spec else ""
                 verdict = "chosen" if candidate.chosen else "not chosen"
-                print(f"  {candidate.implementation}{kernel} {verdict}: {'; '.join(candidate.reasons)}")
+                print(f"  {candidate.implementation} {verdict}: {'; '.join(candidate.reasons)}")
+                for spec in candidate.kernels:
+                    print(f"    {spec.label}, {spec.shared_bytes // 1024} KiB of shared memory")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from flashactor.cache.record import CubinRecord, cache_key
 from flashactor.compiler.nvrtc import nvrtc_version, options
 from flashactor.compiler.source import source_digest
 from flashactor.errors import CacheCorruptError, UnknownKernelError
-from flashactor.kernels.sm80 import all_specs
+from flashactor.kernels.catalog import all_specs
 
 _log = logging.getLogger("flashactor.cache")
 
@@ -137,7 +137,9 @@ def is_current(record: CubinRecord) -> bool:
 
 @functools.cache
 def _current_keys(version: str) -> frozenset[str]:
-    return frozenset(cache_key(source_digest(spec.source), options(spec), version) for spec in all_specs())
+    specs = all_specs()
+    digests = {source: source_digest(source) for source in {spec.source for spec in specs}}
+    return frozenset(cache_key(digests[spec.source], options(spec), version) for spec in specs)
 
 
 def _starts(record: CubinRecord, prefix: str) -> bool:

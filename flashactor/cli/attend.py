@@ -98,7 +98,7 @@ def _best_executor(request: Request) -> str:
     from flashactor.kernels.select import explain
 
     chosen = auto_executor(Settings.from_environment())
-    if chosen == "cuda" and not (has_torch() and explain(request, device_arch()).chosen.spec):
+    if chosen == "cuda" and not (has_torch() and explain(request, device_arch()).chosen.kernels):
         return "reference"
     return chosen
 

@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check what matches; 1 if any check of any kernel failed."""
     check_jobs(options)
-    specs = matching_specs(options, options.feature)
+    specs = matching_specs(options)
     from flashactor.check.pool import check_kernels
     from flashactor.check.report import Halves
     from flashactor.check.tools import PACKAGES, find_tool

@@ -90,7 +90,7 @@ def _nvrtc() -> str:
     from flashactor.kernels.sm80 import forward_spec
     from flashactor.types import DType, SmArch
 
-    kernel = compile_cubin(forward_spec(SmArch.SM80, DType.BF16, 32, False))
+    kernel = compile_cubin(forward_spec(SmArch.SM80, DType.BF16, 32))
     return f"NVRTC {nvrtc_version()} compiled a kernel in {kernel.compile_seconds:.2f} s"
 
 

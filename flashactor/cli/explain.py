@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from flashactor.arrays import ArrayView
 from flashactor.cli import options as common
 from flashactor.cli.output import amount, print_json, print_pairs, print_table
+from flashactor.kernels.plan import workspace_of
 from flashactor.kernels.select import Candidate, Explanation, explain
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import (
@@ -15,32 +19,44 @@ from flashactor.requests import (
     Fa2BwdRequest,
     Fa2FwdRequest,
     Fa3FwdFp8Request,
+    MergeStatesRequest,
     PagedAttentionRequest,
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
 from flashactor.requests.bare import bare_request
+from flashactor.requests.operands import Operands
 from flashactor.types import DType, PositionBias, SmArch
+
+if TYPE_CHECKING:
+    from flashactor.cache import CubinCache
 
 REQUEST_TYPES_OF_KIND: dict[str, tuple[type[AttentionRequest], type[AttentionRequest]]] = {
     "dense": (Fa2FwdRequest, Fa2BwdRequest),
     "varlen": (VarlenFwdRequest, VarlenBwdRequest),
     "paged": (PagedAttentionRequest, PagedAttentionRequest),
     "chunked": (ChunkedPrefillRequest, ChunkedPrefillRequest),
+    "merge": (MergeStatesRequest, MergeStatesRequest),
 }
-"""What runs forward and backward; the last two have no backward pass, and are refused before."""
+"""What runs forward and backward; all but the first two have no backward pass, and are refused before."""
+
+CACHED_KINDS = ("paged", "chunked")
+"""Kinds with a cache, which may be of another type than q."""
 
 
 def add_parser(commands: Any) -> None:
     """The command's options."""
     parser = commands.add_parser(
         "explain",
-        help="say which kernel a request would run, and why not another",
-        description="Plan a request without arrays: its key, its kernel, and each implementation's reasons.",
+        help="say which kernels a request would run, and why not others",
+        description="Plan a request without arrays: its key, the kernels that it may take, and each "
+        "implementation's reasons. With --sizes, the kernels that it takes, and how much scratch memory.",
     )
     parser.add_argument("--arch", type=common.arch, default=SmArch.SM80, help="default: sm_80")
     parser.add_argument("--dtype", type=common.dtype, default=DType.BF16, help="default: bf16")
     parser.add_argument("--head-dim", type=int, default=128, metavar="N", help="default: 128")
+    parser.add_argument("--head-dim-v", type=int, metavar="N", help="of v and out; default: --head-dim")
+    parser.add_argument("--kv-dtype", type=common.dtype, help="of a cache; default: --dtype")
     parser.add_argument("--gqa", type=int, default=1, metavar="N", help="query heads for each key/value head")
     common.add_mask_options(parser)
     parser.add_argument("--sink", type=int, default=0, metavar="N", help="leading keys that stay visible")
@@ -50,9 +66,19 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--kind", choices=tuple(REQUEST_TYPES_OF_KIND), default="dense", help="layout of the batch"
     )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs=4,
+        metavar=("BATCH", "SEQLEN_Q", "SEQLEN_K", "HEADS_KV"),
+        help="of the arrays of a dense request",
+    )
+    parser.add_argument(
+        "--batch-invariant", action="store_true", help="the same bits whatever else is in the batch"
+    )
     parser.add_argument("--backward", action="store_true", help="the gradients (dense and varlen)")
     parser.add_argument("--implementation", metavar="NAME", help="insist on one implementation")
-    parser.add_argument("--compile", action="store_true", help="compile the kernel if the cache lacks it")
+    parser.add_argument("--compile", action="store_true", help="compile the kernels that the cache lacks")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--support-table", action="store_true", help="what each implementation supports")
     parser.set_defaults(run=run)
@@ -65,13 +91,17 @@ def run(options: argparse.Namespace) -> int:
 
         print(support_table())
         return 0
-    explanation = explain(_request(options))
-    spec = explanation.chosen.spec
-    kernel = {} if spec is None else _kernel(spec, compile_it=options.compile)
+    request = _request(options)
+    explanation = explain(request)
+    from flashactor.cache import CubinCache
+
+    cache = CubinCache.from_settings()
+    kernels = [_kernel(spec, cache, compile_it=options.compile) for spec in explanation.chosen.kernels]
+    workspace = _workspace_bytes(request, explanation)
     if options.json:
-        print_json(_document(explanation, kernel))
+        print_json(_document(explanation, kernels, workspace))
     else:
-        _print(explanation, kernel)
+        _print(explanation, kernels, workspace)
     return 0
 
 
@@ -87,23 +117,68 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
         "softcap": options.softcap,
         "dropout_p": options.dropout,
         "implementation": options.implementation,
+        "batch_invariant": options.batch_invariant,
     }
+    if options.head_dim_v is not None:
+        fields["head_dim_v"] = options.head_dim_v
+    if options.kv_dtype is not None:
+        if options.kind not in CACHED_KINDS:
+            expected = f"{' or '.join(CACHED_KINDS)} for --kv-dtype"
+            raise common.reject("--kind", options.kind, expected, "drop one of the two")
+        fields["kv_dtype"] = options.kv_dtype
     if options.dtype.is_fp8 and (options.kind != "dense" or options.backward):
         raise common.reject(
             "--dtype", options.dtype.tag, "a dense forward request for fp8", "drop the others"
         )
     if options.backward and options.kind not in ("dense", "varlen"):
         raise common.reject("--kind", options.kind, "dense or varlen for --backward", "drop one of the two")
+    if options.sizes is not None and (options.kind != "dense" or options.dtype.is_fp8):
+        raise common.reject("--sizes", options.kind, "a dense 16-bit request", "drop --sizes")
     if options.dtype.is_fp8:
         return bare_request(Fa3FwdFp8Request, **fields)
     forward, backward = REQUEST_TYPES_OF_KIND[options.kind]
-    return bare_request(backward if options.backward else forward, **fields)
+    request = bare_request(backward if options.backward else forward, **fields)
+    return request if options.sizes is None else _with_sizes(request, options.sizes)
 
 
-def _kernel(spec: KernelSpec, *, compile_it: bool) -> dict[str, Any]:
-    from flashactor.cache import CubinCache
+def _with_sizes(request: AttentionRequest, sizes: Sequence[int]) -> AttentionRequest:
+    """A dense request with operands of some sizes, which nobody reads: one element of memory is all of them.
 
-    cache = CubinCache.from_settings()
+    Args:
+        request: a bare cell.
+        sizes: batch, seqlen_q, seqlen_k, and heads of k and v.
+    """
+    batch, seqlen_q, seqlen_k, heads_kv = sizes
+    for size in sizes:
+        if size < 1:
+            raise common.reject("--sizes", size, "four positive integers", "name the sizes of the arrays")
+    heads_q, dtype = heads_kv * request.gqa_ratio, request.dtype.numpy_name
+    slopes = None if request.bias is PositionBias.NONE else _zeros("float32", heads_q)
+    operands = Operands(
+        q=_zeros(dtype, batch, seqlen_q, heads_q, request.head_dim),
+        k=_zeros(dtype, batch, seqlen_k, heads_kv, request.head_dim),
+        v=_zeros(dtype, batch, seqlen_k, heads_kv, request.head_dim_v),
+        alibi_slopes=slopes,
+    )
+    return replace(request, operands=operands)
+
+
+def _zeros(dtype: str, *shape: int) -> ArrayView:
+    """One element of memory, again and again."""
+    import ml_dtypes
+    import numpy as np
+
+    return ArrayView.of(np.broadcast_to(np.zeros((), getattr(ml_dtypes, dtype, dtype)), shape), "operand")
+
+
+def _workspace_bytes(request: AttentionRequest, explanation: Explanation) -> int | None:
+    """Of the scratch memory; None where nothing but sizes says how much, or nothing is launched."""
+    if request.operands is None or not explanation.chosen.kernels:
+        return None
+    return workspace_of(request, explanation.key.arch).size
+
+
+def _kernel(spec: KernelSpec, cache: CubinCache, *, compile_it: bool) -> dict[str, Any]:
     found = cache.get_or_compile(spec) if compile_it else cache.lookup(spec)
     measured = (
         {"compiled": False}
@@ -118,11 +193,10 @@ def _kernel(spec: KernelSpec, *, compile_it: bool) -> dict[str, Any]:
     )
     return {
         "label": spec.label,
+        "kind": spec.kind,
         "entry": spec.entry,
         "source": spec.source,
-        "tile_m": spec.tile_m,
-        "tile_n": spec.tile_n,
-        "warps": spec.warps,
+        "tile": spec.tile_name,
         "threads": spec.threads,
         "shared_bytes": spec.shared_bytes,
         **measured,
@@ -134,11 +208,13 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "implementation": candidate.implementation,
         "chosen": candidate.chosen,
         "reasons": list(candidate.reasons),
-        "kernel": candidate.spec.label if candidate.spec else None,
+        "kernels": [spec.label for spec in candidate.kernels],
     }
 
 
-def _document(explanation: Explanation, kernel: dict[str, Any]) -> dict[str, Any]:
+def _document(
+    explanation: Explanation, kernels: list[dict[str, Any]], workspace: int | None
+) -> dict[str, Any]:
     key = explanation.key
     return {
         "key": {
@@ -153,33 +229,24 @@ def _document(explanation: Explanation, kernel: dict[str, Any]) -> dict[str, Any
         "stable_hash": f"{key.stable_hash():016x}",
         "kernel_name": explanation.kernel_name,
         "chosen": explanation.chosen.implementation,
-        "kernel": kernel or None,
+        "kernels": kernels,
+        "workspace_bytes": workspace,
         "candidates": [_candidate(candidate) for candidate in explanation.candidates],
     }
 
 
-def _print(explanation: Explanation, kernel: dict[str, Any]) -> None:
+def _print(explanation: Explanation, kernels: list[dict[str, Any]], workspace: int | None) -> None:
     rows = [
         ("kernel name", explanation.kernel_name),
         ("key", f"{explanation.key.stable_hash():016x} on {explanation.key.arch.target}"),
         ("computed by", explanation.chosen.implementation),
     ]
-    if kernel:
-        rows += [
-            ("kernel", f"{kernel['label']} ({kernel['entry']} in kernels_cu/{kernel['source']})"),
-            ("tile", f"{kernel['tile_m']} queries x {kernel['tile_n']} keys, {kernel['threads']} threads"),
-            ("shared memory", amount(kernel["shared_bytes"])),
-        ]
-        rows.append(
-            (
-                "registers",
-                f"{kernel['registers']} a thread, {kernel['spill_bytes']} bytes spilled; cubin "
-                f"{amount(kernel['cubin_bytes'])}, compiled in {kernel['compile_seconds']:.2f} s",
-            )
-            if kernel["compiled"]
-            else ("registers", "not compiled yet; add --compile")
-        )
+    if workspace is not None:
+        rows.append(("workspace", amount(workspace)))
     print_pairs(rows)
+    for kernel in kernels:
+        print()
+        print_pairs(_kernel_rows(kernel))
     print()
     print_table(
         ("implementation", "", "reasons"),
@@ -192,3 +259,19 @@ def _print(explanation: Explanation, kernel: dict[str, Any]) -> None:
             for candidate in explanation.candidates
         ],
     )
+
+
+def _kernel_rows(kernel: dict[str, Any]) -> list[tuple[str, str]]:
+    tile = f"{kernel['tile']}, " if kernel["tile"] else ""
+    return [
+        ("kernel", f"{kernel['label']} ({kernel['entry']} in kernels_cu/{kernel['source']})"),
+        ("tile", f"{tile}{kernel['threads']} threads"),
+        ("shared memory", amount(kernel["shared_bytes"])),
+        (
+            "registers",
+            f"{kernel['registers']} a thread, {kernel['spill_bytes']} bytes spilled; cubin "
+            f"{amount(kernel['cubin_bytes'])}, compiled in {kernel['compile_seconds']:.2f} s"
+            if kernel["compiled"]
+            else "not compiled yet; add --compile",
+        ),
+    ]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from flashactor.cli import options as common
-from flashactor.kernels.sm80 import DTYPES, all_specs, forward_spec
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.sm80 import padded_head_dims
 from flashactor.kernels.spec import KernelSpec
-from flashactor.types import DType, SmArch
+from flashactor.types import SmArch
 
 MOST_JOBS = 10000
+
+USUAL_FEATURES = frozenset({"fwd", "plain", "paged", "decode", "combine"})
+"""Kernels with no other feature are what most people need: forward passes over 16-bit keys, in pages or not,
+with nothing but a mask between the two products."""
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:
@@ -22,14 +28,14 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", type=int, nargs="+", metavar="N", help="multiples of 8 up to 256")
 
 
-def add_feature_option(parser: argparse.ArgumentParser) -> None:
-    """``--feature``."""
+def add_feature_option(parser: argparse.ArgumentParser, default: str = "all") -> None:
+    """``--feature``; ``default`` says which kernels are meant without it."""
     parser.add_argument(
         "--feature",
         choices=feature_names(),
         nargs="+",
         action="extend",
-        help="kernels with at least one of these; default: all",
+        help=f"kernels with at least one of these; default: {default}",
     )
 
 
@@ -51,9 +57,20 @@ def check_jobs(options: argparse.Namespace) -> None:
         raise common.reject("--jobs", options.jobs, f"1 to {MOST_JOBS}", "leave it out to use all cores")
 
 
+def features_of(spec: KernelSpec) -> frozenset[str]:
+    """What ``--feature`` takes for a kernel: its features, and ``bwd`` for ``bwd_dq`` and its like."""
+    return frozenset((*spec.features, spec.kind.partition("_")[0]))
+
+
+@functools.cache
 def feature_names() -> tuple[str, ...]:
     """Every feature that some kernel was compiled with."""
-    return tuple(sorted({feature for spec in all_specs(SmArch.SM80) for feature in spec.features}))
+    return tuple(sorted(frozenset().union(*map(features_of, all_specs(SmArch.SM80)))))
+
+
+def is_usual(spec: KernelSpec) -> bool:
+    """Whether a kernel is one of those that most people need."""
+    return features_of(spec) <= USUAL_FEATURES
 
 
 def specs_of_labels(labels: Sequence[str]) -> list[KernelSpec]:
@@ -70,46 +87,48 @@ def specs_of_labels(labels: Sequence[str]) -> list[KernelSpec]:
     return [known[label] for label in dict.fromkeys(labels)]
 
 
-def matching_specs(options: argparse.Namespace, *features: list[str] | None) -> list[KernelSpec]:
-    """The kernels that the options name; of each list of features, they have at least one.
+def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
+    """The kernels that the options name; they have at least one of the features.
+
+    A head_dim names the kernels that are padded to what serves it, and those that take any head_dim.
 
     Raises:
         RequestError: options that no kernel matches.
     """
-    dtypes = options.dtype or list(DTYPES)
-    found: dict[KernelSpec, None] = {}
+    features, padded = set(options.feature or ()), _padded_head_dims(options)
+    found: list[KernelSpec] = []
+    tags: dict[str, None] = {}
     for arch in options.arch or default_archs():
-        padded = {forward_spec(arch, DType.BF16, n, True).head_dim for n in _head_dims(options)}
         for spec in all_specs(arch):
+            tags[spec.dtype.tag] = None
             if (
-                spec.dtype in dtypes
-                and all(not names or set(names) & set(spec.features) for names in features)
-                and (not padded or spec.head_dim in padded)
+                (not options.dtype or spec.dtype in options.dtype)
+                and (not features or features & features_of(spec))
+                and (not padded or not spec.head_dims or spec.head_dims[0] in padded)
             ):
-                found[spec] = None
-    if not found and set(dtypes) & set(DTYPES):
-        chosen = "; ".join(" or ".join(names) for names in features if names)
-        raise common.reject(
-            "--feature", chosen, "features that one kernel has together", "leave one of them out"
-        )
-    if not found:
-        raise common.reject(
-            "--dtype",
-            ", ".join(dtype.tag for dtype in dtypes),
-            "a type that has kernels: f16, bf16",
-            "pick one",
-        )
-    return list(found)
+                found.append(spec)
+    if found:
+        return found
+    if tags.keys().isdisjoint(dtype.tag for dtype in options.dtype):
+        wanted = ", ".join(dtype.tag for dtype in options.dtype)
+        raise common.reject("--dtype", wanted, f"a type that has kernels: {', '.join(tags)}", "pick one")
+    raise common.reject(
+        "--feature",
+        " or ".join(sorted(features)),
+        "features of a kernel that matches the other options",
+        "leave one of the options out",
+    )
 
 
-def _head_dims(options: argparse.Namespace) -> list[int]:
+def _padded_head_dims(options: argparse.Namespace) -> set[int]:
+    """Those of q and k; a kernel that serves one takes several of v."""
     from flashactor.dispatch import HEAD_DIMS
 
     head_dims: list[int] = options.head_dim or []
     for head_dim in head_dims:
         if head_dim not in HEAD_DIMS:
             raise common.reject("--head-dim", head_dim, "a multiple of 8 from 8 to 256", "pad the heads")
-    return head_dims
+    return {padded_head_dims(head_dim, head_dim)[0] for head_dim in head_dims}
 
 
 def default_archs() -> list[SmArch]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flashactor.kernels.select import IMPLEMENTATIONS
-from flashactor.kernels.sm80 import TILES, forward_spec
+from flashactor.kernels.sm80 import DECODE_TILES, TILES, TileChoice, forward_spec
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
@@ -22,8 +22,8 @@ from flashactor.requests import (
     Fa2BwdRequest,
     Fa2FwdRequest,
     Fa3FwdFp8Request,
+    MergeStatesRequest,
     PagedAttentionRequest,
-    PagedKvCache,
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
@@ -41,14 +41,50 @@ def _dense(**fields: Any) -> AttentionRequest:
     return Fa2FwdRequest(**_cell(**fields))
 
 
+def _paged(**fields: Any) -> AttentionRequest:
+    return bare_request(PagedAttentionRequest, **_cell(**fields))
+
+
+def _used_lengths() -> AttentionRequest:
+    """Only arrays say that lengths are used."""
+    import numpy as np
+
+    q, offsets = np.zeros((1, 1, 128), np.float16), np.array([0, 1], np.int32)
+    return VarlenFwdRequest.from_arrays(q, q, q, offsets, offsets, seqused_k=np.array([1], np.int32))
+
+
+def _rotary_append() -> AttentionRequest:
+    import numpy as np
+
+    q, table = np.zeros((1, 1, 1, 128), np.float16), np.zeros((1, 64), np.float32)
+    return ChunkedPrefillRequest.from_arrays(
+        q, q, q, q.copy(), q.copy(), chunk=ChunkLayout(1, 0), rotary_cos=table, rotary_sin=table
+    )
+
+
+def _all_gradients() -> AttentionRequest:
+    import numpy as np
+
+    q, lse, per_head = (
+        np.zeros((1, 1, 1, 128), np.float16),
+        np.zeros((1, 1, 1), np.float32),
+        np.zeros(1, np.float32),
+    )
+    return Fa2BwdRequest.from_arrays(
+        q, q, q, q, q, lse, alibi_slopes=per_head, sink_logits=per_head, dlse=lse
+    )
+
+
 FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("forward, bf16", lambda: _dense()),
     ("forward, f16", lambda: _dense(dtype=DType.F16)),
     ("forward, fp8 (e4m3, e5m2)", lambda: Fa3FwdFp8Request(**_cell(dtype=DType.F8E4M3))),
     ("head_dim: every multiple of 8 up to 256", lambda: _dense(head_dim=72)),
+    ("another head_dim of v and out", lambda: _dense(head_dim=192, head_dim_v=128)),
     ("causal mask, seqlen_q and seqlen_k may differ", lambda: _dense(mask=MaskKind.causal())),
     ("sliding window, causal", lambda: _dense(mask=MaskKind.sliding_causal(8))),
     ("sliding window, both sides", lambda: _dense(mask=MaskKind.sliding_full(8))),
+    ("sliding window, each side its own", lambda: _dense(mask=MaskKind.sliding(7, 3))),
     ("sink tokens", lambda: _dense(mask=MaskKind.causal(), sink_tokens=4)),
     ("learned sink logits", lambda: bare_request(Fa2FwdRequest, sink_logits=True, **_cell())),
     ("ALiBi", lambda: _dense(bias=PositionBias.ALIBI)),
@@ -56,16 +92,21 @@ FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("dropout", lambda: _dense(dropout_p=0.1)),
     ("GQA and MQA", lambda: _dense(gqa_ratio=8)),
     ("packed sequences (varlen)", lambda: VarlenFwdRequest(**_cell(), seqlens=SEQLENS)),
-    (
-        "paged KV cache, NHD and HND",
-        lambda: PagedAttentionRequest(**_cell(), cache=PagedKvCache(1, 16, 1, 128, 1), num_seqs=1),
-    ),
+    ("packed sequences of which a part is used (seqused)", _used_lengths),
+    ("the same bits whatever else is in the batch (batch_invariant)", lambda: _dense(batch_invariant=True)),
+    ("paged KV cache, NHD and HND", _paged),
+    ("fp8 KV cache under 16-bit queries", lambda: _paged(kv_dtype=DType.F8E4M3)),
+    ("page indices checked on the device (guard)", lambda: _paged(guard=True)),
     (
         "chunked prefill with append",
         lambda: ChunkedPrefillRequest(**_cell(), seqlens=SEQLENS, chunk=ChunkLayout(1, 0)),
     ),
-    ("backward, dense", lambda: Fa2BwdRequest(**_cell())),
+    ("append with rotary embedding", _rotary_append),
+    ("two attention states merged (merge_states)", lambda: MergeStatesRequest(**_cell())),
+    ("backward, dense, deterministic", lambda: Fa2BwdRequest(**_cell())),
+    ("backward, dense, in no fixed order", lambda: Fa2BwdRequest(**_cell(), deterministic=False)),
     ("backward, packed", lambda: VarlenBwdRequest(**_cell(), seqlens=SEQLENS)),
+    ("gradients of ALiBi slopes and sink logits, and from lse's", _all_gradients),
 )
 """Every feature of a request, as a request that needs it."""
 
@@ -91,17 +132,22 @@ def _verdict(reasons: tuple[str, ...]) -> str:
 def tile_table() -> str:
     """The forward kernels' tiles in Markdown, with the reason for each."""
     lines = [
-        "| head_dim up to | architectures | tile (queries x keys) | warps | shared memory | why |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| kernel | head_dim up to | architectures | tile (queries x keys) | warps | shared memory | why |",
+        "| --- " * 7 + "|",
     ]
-    for row in TILES:
-        archs = "all" if len(row.archs) == len(SmArch) else ", ".join(arch.target for arch in row.archs)
-        shared = forward_spec(row.archs[0], DType.BF16, row.head_dim, False).shared_bytes
-        lines.append(
-            f"| {row.head_dim} | {archs} | {row.tile_m} x {row.tile_n} | {row.warps} | {shared // 1024} KiB "
-            f"| {row.reason} |"
-        )
+    for kernel, rows in (("prefill", TILES), ("decode", DECODE_TILES)):
+        lines += [_tile_row(kernel, row, decode=rows is DECODE_TILES) for row in rows]
     return "\n".join(lines)
+
+
+def _tile_row(kernel: str, row: TileChoice, *, decode: bool) -> str:
+    archs = "all" if len(row.archs) == len(SmArch) else ", ".join(arch.target for arch in row.archs)
+    shared = forward_spec(row.archs[0], DType.BF16, row.head_dim, decode=decode).shared_bytes
+    tile = row.tile
+    return (
+        f"| {kernel} | {row.head_dim} | {archs} | {tile.m} x {tile.n} | {tile.warps} | {shared // 1024} KiB "
+        f"| {row.reason} |"
+    )
 
 
 def opcode_table() -> str:

@@ -33,9 +33,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "warm",
         help="compile kernels into the cache ahead of time",
-        description="Compile every kernel that matches the options; without options, all kernels of the "
-        "device's architecture, or of every architecture where there is no device. --kernel, --config and "
-        "--trace name kernels in other ways; --arch and --dtype narrow the last two.",
+        description="Compile the kernels that match the options, for the device's architecture, or for every "
+        "architecture where there is no device. Without --feature and --all, those that most people need: "
+        "forward passes with any mask over 16-bit keys, in pages or not, prefill and decode, but without "
+        "softcap, ALiBi and dropout; and the kernel that combines splits. --kernel, --config and --trace name "
+        "kernels in other ways; --arch and --dtype narrow the last two.",
     )
     add_source_options(parser)
     add_jobs_option(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flashactor.cli.model_config import model_requests
@@ -15,11 +15,12 @@ from flashactor.cli.selection import (
     add_kernel_option,
     add_selection_options,
     default_archs,
+    is_usual,
     matching_specs,
     specs_of_labels,
 )
 from flashactor.errors import FlashAttnError, NoKernelError
-from flashactor.kernels.select import choose_kernel
+from flashactor.kernels.select import choose_kernels
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
@@ -41,8 +42,8 @@ class WarmList:
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """The options that name kernels."""
     add_selection_options(parser)
-    parser.add_argument("--mask", choices=("causal", "full"), nargs="+", help="default: both")
-    add_feature_option(parser)
+    add_feature_option(parser, "plain and combine, but not fp8_kv")
+    parser.add_argument("--all", action="store_true", help="kernels with any feature")
     add_kernel_option(parser)
     parser.add_argument(
         "--config",
@@ -70,14 +71,17 @@ def warm_list(options: argparse.Namespace) -> WarmList:
     if options.config:
         archs = options.arch or default_archs()
         requests = model_requests(options.config, options.dtype or ())
-        return choose_kernels([(request, arch) for request in requests for arch in archs], "the model")
+        return kernels_of_cells([(request, arch) for request in requests for arch in archs], "the model")
     if options.trace:
-        return choose_kernels(_traced(options), "the trace")
-    return WarmList(matching_specs(options, options.mask, options.feature))
+        return kernels_of_cells(_traced(options), "the trace")
+    specs = matching_specs(options)
+    if options.all or options.feature:
+        return WarmList(specs)
+    return WarmList([spec for spec in specs if is_usual(spec)] or specs)
 
 
-def choose_kernels(cells: Sequence[tuple[AttentionRequest, SmArch]], whose: str) -> WarmList:
-    """The kernels of requests on architectures, and what there is none for.
+def kernels_of_cells(cells: Sequence[tuple[AttentionRequest, SmArch]], whose: str) -> WarmList:
+    """All kernels that requests may take on architectures, whatever their sizes, and what there is none for.
 
     Args:
         cells: the requests, each with its architecture.
@@ -90,7 +94,8 @@ def choose_kernels(cells: Sequence[tuple[AttentionRequest, SmArch]], whose: str)
     refusals: list[FlashAttnError] = []
     for request, arch in cells:
         try:
-            found[choose_kernel(request, arch)] = None
+            # Of a request with operands, even if they only say that it has sinks, those of its sizes alone.
+            found |= dict.fromkeys(choose_kernels(replace(request, operands=None), arch))
         except FlashAttnError as error:  # fp8 on an architecture without it is no NoKernelError
             refusals.append(error)
     if refusals and not found:
@@ -146,7 +151,7 @@ def _traced(options: argparse.Namespace) -> list[tuple[AttentionRequest, SmArch]
 
 
 def _refuse_two_sources(options: argparse.Namespace) -> None:
-    matrix = {"--head-dim": options.head_dim, "--mask": options.mask, "--feature": options.feature}
+    matrix = {"--head-dim": options.head_dim, "--feature": options.feature, "--all": options.all}
     narrowing = {"--arch": options.arch, "--dtype": options.dtype}
     single = {"--kernel": options.kernel, "--config": options.config, "--trace": options.trace}
     for name, value in single.items():
@@ -154,3 +159,5 @@ def _refuse_two_sources(options: argparse.Namespace) -> None:
         clash = [other for other, given in others.items() if given and other != name]
         if value and clash:
             raise reject(name, f"with {', '.join(clash)}", f"{name} alone", "drop one of them")
+    if options.all and options.feature:
+        raise reject("--all", "with --feature", "one of the two", "drop --all")

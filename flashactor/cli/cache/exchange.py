@@ -75,7 +75,7 @@ def _selected(cache: CubinCache, options: argparse.Namespace) -> list[CachedKern
     if options.kernel:
         return read_specs(cache, specs_of_labels(options.kernel))
     if matrix:
-        return read_specs(cache, matching_specs(options, options.feature))
+        return read_specs(cache, matching_specs(options))
     return read_folder(cache.folder, stale=options.all)
 
 

@@ -1,7 +1,7 @@
 """What all of ``flashactor cache`` says to bad input and to folders that are not private."""
 
 import pytest
-from cached_kernels import CAUSAL
+from cached_kernels import BF16
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_bad_input_is_one_line(flashactor, arguments):
 
 def test_a_folder_that_others_may_write_is_refused(flashactor, cache):
     cache.path.chmod(0o777)
-    for command in (["list"], ["stats"], ["prune"], ["clear"], ["show", CAUSAL], ["export", "x.zip"]):
+    for command in (["list"], ["stats"], ["prune"], ["clear"], ["show", BF16], ["export", "x.zip"]):
         run = flashactor("cache", *command)
         assert (run.code, run.err.count("\n")) == (2, 1), command
         assert "chmod" in run.err

@@ -5,7 +5,7 @@ import os
 from hashlib import sha256
 
 import pytest
-from cached_kernels import CAUSAL, FULL, SMALL, UNCACHED, damage, rewrite_record
+from cached_kernels import BF16, F16, SMALL, UNCACHED, damage, rewrite_record
 
 from flashactor.cache.bundle import BundleFile
 
@@ -18,24 +18,24 @@ def test_two_folders_warmed_apart_export_the_same_bytes(flashactor, exported, mo
     assert content == exported
     assert document == {
         "bundle": "again.zip",
-        "kernels": [CAUSAL, FULL],
+        "kernels": [BF16, F16],
         "bytes": len(exported),
         "sha256": sha256(exported).hexdigest(),
     }
 
 
 def test_export_of_a_selection(flashactor, cache, tmp_path):
-    by_feature = ("cache", "export", "a.zip", *SMALL, "--feature", "causal", "--json")
-    assert json.loads(flashactor(*by_feature).out)["kernels"] == [CAUSAL]
-    flashactor("cache", "export", "b.zip", "--kernel", CAUSAL)
+    by_feature = ("cache", "export", "a.zip", *SMALL, "--dtype", "bf16", "--json")
+    assert json.loads(flashactor(*by_feature).out)["kernels"] == [BF16]
+    flashactor("cache", "export", "b.zip", "--kernel", BF16)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 def test_export_takes_stale_kernels_only_when_asked(flashactor, cache):
-    rewrite_record(cache, CAUSAL, source_digest="0" * 64)
-    assert json.loads(flashactor("cache", "export", "a.zip", "--json").out)["kernels"] == [FULL]
+    rewrite_record(cache, BF16, source_digest="0" * 64)
+    assert json.loads(flashactor("cache", "export", "a.zip", "--json").out)["kernels"] == [F16]
     everything = flashactor("cache", "export", "b.zip", "--all", "--json")
-    assert json.loads(everything.out)["kernels"] == [CAUSAL, FULL]
+    assert json.loads(everything.out)["kernels"] == [BF16, F16]
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_export_takes_stale_kernels_only_when_asked(flashactor, cache):
     [
         (["--kernel", UNCACHED], 1, f"flashactor warm --kernel {UNCACHED}"),
         (["--arch", "sm_80", "--head-dim", "64"], 1, "flashactor warm --kernel"),
-        (["--kernel", "nonsense"], 2, "sm80_mma.fwd"),
-        (["--kernel", CAUSAL, "--all"], 2, "one of them at most"),
-        (["--kernel", CAUSAL, "--dtype", "bf16"], 2, "one of them at most"),
+        (["--kernel", UNCACHED.replace("plain", "plian")], 2, UNCACHED),
+        (["--kernel", BF16, "--all"], 2, "one of them at most"),
+        (["--kernel", BF16, "--dtype", "bf16"], 2, "one of them at most"),
     ],
     ids=str,
 )
@@ -81,7 +81,7 @@ def test_export_overwrites_only_by_force(flashactor, cache, bundle):
     assert "no/folder.zip: No such file" in run.err
 
 
-@pytest.mark.parametrize("command", [("export",), ("show", CAUSAL, "-o")], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", [("export",), ("show", BF16, "-o")], ids=lambda command: command[0])
 def test_links_pipes_and_devices_are_written_to_and_stay(flashactor, cache, tmp_path, command):
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "null").symlink_to(os.devnull)

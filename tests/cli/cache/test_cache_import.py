@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from cached_kernels import CAUSAL, FULL, SMALL, damage, key_of
+from cached_kernels import BF16, F16, SMALL, damage, key_of
 
 from flashactor.cache import CubinCache
 from flashactor.cache.claim import KeyClaim, forget
@@ -22,9 +22,9 @@ from flashactor.errors import CompileError
 def test_import_stores_what_is_not_there_yet(flashactor, bundle, tmp_path):
     assert flashactor("cache", "import", bundle).out == "2 kernels imported, 0 already there\n"
     cache = CubinCache(tmp_path / "cache")
-    forget(cache.folder, key_of(cache, FULL))
+    forget(cache.folder, key_of(cache, F16))
     document = json.loads(flashactor("cache", "import", bundle, "--json").out)
-    assert (document["imported"], document["already_there"]) == ([FULL], [CAUSAL])
+    assert (document["imported"], document["already_there"]) == ([F16], [BF16])
     assert all(record.created for record in cache.records())
     assert "0 compiled, 2 were cached" in flashactor("warm", *SMALL).out
 

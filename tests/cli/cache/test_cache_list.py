@@ -3,19 +3,19 @@
 import json
 import os
 
-from cached_kernels import CAUSAL, FULL, key_of
+from cached_kernels import BF16, F16, key_of
 
 
 def test_list_shows_every_kernel(flashactor, cache):
     run = flashactor("cache", "list")
     assert (run.code, run.err) == (0, "")
-    assert run.out.index(CAUSAL) < run.out.index(FULL)
+    assert run.out.index(BF16) < run.out.index(F16)
     assert run.out.splitlines()[-1].startswith("2 kernels, ")
     assert "\x1b" not in run.out
 
 
 def test_list_json_and_pattern(flashactor, cache):
-    (found,) = json.loads(flashactor("cache", "list", "causal", "--json").out)
+    (found,) = json.loads(flashactor("cache", "list", "combine.bf16", "--json").out)
     assert set(found) == {
         "label",
         "key",
@@ -27,14 +27,14 @@ def test_list_json_and_pattern(flashactor, cache):
         "last_used",
         "layer",
     }
-    assert (found["label"], found["arch"], found["layer"]) == (CAUSAL, "sm_80", str(cache.path))
+    assert (found["label"], found["arch"], found["layer"]) == (BF16, "sm_80", str(cache.path))
     assert json.loads(flashactor("cache", "list", "sm_90a", "--json").out) == []
 
 
 def test_looking_is_no_use(flashactor, cache, tmp_path):
     for record in cache.folder.records_path.iterdir():
         os.utime(record, (1e9, 1e9))
-    for command in (["list"], ["verify"], ["export", "x.zip"], ["show", CAUSAL, "-o", "x.cubin"]):
+    for command in (["list"], ["verify"], ["export", "x.zip"], ["show", BF16, "-o", "x.cubin"]):
         assert flashactor("cache", *command).code == 0
     assert {record.stat().st_mtime for record in cache.folder.records_path.iterdir()} == {1e9}
 
@@ -53,7 +53,7 @@ def test_list_names_damaged_records_and_goes_on(flashactor, cache):
     (cache.folder.records_path / f"{key}.json").write_text("{")
     run = flashactor("cache", "list")
     assert run.code == 0
-    assert FULL in run.out
+    assert F16 in run.out
     assert key in run.err
     assert "cache verify" in run.err
 
@@ -78,7 +78,7 @@ def test_bundles_are_layers_after_the_folder(flashactor, cache, bundle, monkeypa
         "bundles": [str(bundle)],
     }
     # One kernel in two layers is one kernel.
-    assert json.loads(flashactor("cache", "show", CAUSAL, "--json").out)["layer"] == str(cache.path)
+    assert json.loads(flashactor("cache", "show", BF16, "--json").out)["layer"] == str(cache.path)
 
 
 def test_stats_counts_the_limit_and_the_quarantine(flashactor, cache, monkeypatch):
@@ -95,7 +95,7 @@ def test_path_is_one_line_for_shells(flashactor, tmp_path):
 
 def test_a_bundle_that_is_gone_costs_a_warning(flashactor, cache, bundle, monkeypatch, caplog):
     monkeypatch.setenv("FLASHACTOR_CACHE_BUNDLES", f"{bundle.with_name('gone.zip')}{os.pathsep}{bundle}")
-    for command in (["list"], ["stats"], ["show", CAUSAL], ["export", "x.zip", "--kernel", CAUSAL]):
+    for command in (["list"], ["stats"], ["show", BF16], ["export", "x.zip", "--kernel", BF16]):
         caplog.clear()
         run = flashactor("cache", *command)
         assert (run.code, run.err) == (0, ""), command

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from cache_tools import read_only
-from cached_kernels import CAUSAL, FULL, cubin_files, damage, key_of, rewrite_record
+from cached_kernels import BF16, F16, cubin_files, damage, key_of, rewrite_record
 
 from flashactor.cache.claim import KeyClaim
 
@@ -19,16 +19,16 @@ def test_prune_without_anything_to_do(flashactor, cache):
 
 
 def test_prune_keeps_the_most_recently_used(flashactor, cache, monkeypatch):
-    os.utime(cache.folder.records_path / f"{key_of(cache, FULL)}.json", (1e9, 1e9))
+    os.utime(cache.folder.records_path / f"{key_of(cache, F16)}.json", (1e9, 1e9))
     size = sum(record.size for record in cache.records())
     dry = flashactor("cache", "prune", "--max-bytes", size - 1, "--dry-run")
-    assert dry.out.startswith(f"{FULL} (size limit)\nwould remove 1 kernel (size limit)")
+    assert dry.out.startswith(f"{F16} (size limit)\nwould remove 1 kernel (size limit)")
     assert len(cache.records()) == 2
     monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", str(size - 1))
     document = json.loads(flashactor("cache", "prune", "--json").out)
-    assert [removal["label"] for removal in document["kernels"]] == [FULL]
+    assert [removal["label"] for removal in document["kernels"]] == [F16]
     assert document["bytes"] > 0
-    assert [record.label for record in cache.records()] == [CAUSAL]
+    assert [record.label for record in cache.records()] == [BF16]
     assert len(cubin_files(cache.path)) == 1
 
 
@@ -36,8 +36,8 @@ def test_prune_by_last_use(flashactor, cache):
     used = time.time() - 3 * 86400
     os.utime(cache.folder.records_path / f"{key_of(cache)}.json", (used, used))
     assert flashactor("cache", "prune", "--older-than", 4).out == "nothing to remove\n"
-    assert f"{CAUSAL} (unused)" in flashactor("cache", "prune", "--older-than", 2.5).out
-    assert [record.label for record in cache.records()] == [FULL]
+    assert f"{BF16} (unused)" in flashactor("cache", "prune", "--older-than", 2.5).out
+    assert [record.label for record in cache.records()] == [F16]
 
 
 @pytest.mark.parametrize(
@@ -46,23 +46,23 @@ def test_prune_by_last_use(flashactor, cache):
     ids=lambda fields: next(iter(fields)),
 )
 def test_prune_removes_what_nothing_looks_up(flashactor, cache, fields):
-    rewrite_record(cache, CAUSAL, **fields)
+    rewrite_record(cache, BF16, **fields)
     flashactor("cache", "prune")
     assert len(cache.records()) == 2
-    assert f"{CAUSAL} (stale)" in flashactor("cache", "prune", "--stale").out
-    assert [record.label for record in cache.records()] == [FULL]
+    assert f"{BF16} (stale)" in flashactor("cache", "prune", "--stale").out
+    assert [record.label for record in cache.records()] == [F16]
 
 
 def test_no_file_that_a_record_names_is_opened(flashactor, cache, tmp_path):
     os.mkfifo(tmp_path / "pipe")  # whoever opens it waits for ever
-    rewrite_record(cache, CAUSAL, source=str(tmp_path / "pipe"))
+    rewrite_record(cache, BF16, source=str(tmp_path / "pipe"))
     assert flashactor("cache", "prune", "--stale").out == "nothing to remove\n"
-    assert json.loads(flashactor("cache", "show", CAUSAL, "--json").out)["current"] is True
+    assert json.loads(flashactor("cache", "show", BF16, "--json").out)["current"] is True
 
 
 def test_prune_removes_litter_and_nothing_else(flashactor, cache):
     folder = cache.folder
-    folder.set_aside(key_of(cache, FULL))
+    folder.set_aside(key_of(cache, F16))
     for name, age in (("old", 1e9), ("new", time.time())):
         path = folder.records_path / f".{name}.tmp"
         path.write_text("half a rec")
@@ -82,7 +82,7 @@ def test_prune_removes_litter_and_nothing_else(flashactor, cache):
     assert all(path.read_text() == "mine" for path in theirs)
     assert (folder.records_path / ".new.tmp").exists()
     assert (folder.locks_path / f"{'b' * 64}.lock").exists()
-    assert [record.label for record in cache.records()] == [CAUSAL]
+    assert [record.label for record in cache.records()] == [BF16]
 
 
 def test_prune_removes_the_cubin_of_a_killed_writer(flashactor, cache):
@@ -92,12 +92,12 @@ def test_prune_removes_the_cubin_of_a_killed_writer(flashactor, cache):
 
 
 def test_clear_leaves_what_is_not_ours(flashactor, cache):
-    cache.folder.set_aside(key_of(cache, FULL))
+    cache.folder.set_aside(key_of(cache, F16))
     (cache.path / "README.md").write_text("mine")
     (cache.folder.records_path / "notes.json").write_text("mine")
     run = flashactor("cache", "clear")
     assert (run.code, run.err) == (0, "")
-    assert f"{CAUSAL} (cleared)" in run.out
+    assert f"{BF16} (cleared)" in run.out
     assert {path.name for path in cache.path.rglob("*") if path.is_file()} == {"README.md", "notes.json"}
     assert flashactor("cache", "clear").out == "nothing to remove\n"
 
@@ -115,9 +115,9 @@ def test_clear_leaves_and_reports_what_a_process_is_busy_with(flashactor, cache)
     with claim:
         run = flashactor("cache", "clear")
     assert run.code == 0
-    assert f"{FULL} (cleared)" in run.out
+    assert f"{F16} (cleared)" in run.out
     assert "busy" in run.err
-    assert [record.label for record in cache.records()] == [CAUSAL]
+    assert [record.label for record in cache.records()] == [BF16]
     assert cache.folder.peek(key_of(cache)) is not None
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_removed_is_named_and_the_rest_goes(flashactor, cache):
     run = flashactor("cache", "clear")
     assert (run.code, run.err.count("\n")) == (1, 1)
     assert f"{key} cannot be removed: Is a directory" in run.err
-    assert f"{FULL} (cleared)" in run.out
+    assert f"{F16} (cleared)" in run.out
     assert cache.records() == []
     failed = json.loads(flashactor("cache", "clear", "--json").out)["failed"]
     assert [failure["name"] for failure in failed] == [key]

@@ -4,21 +4,21 @@ import json
 from hashlib import sha256
 
 import pytest
-from cached_kernels import CAUSAL, FULL, damage, key_of, rewrite_record
+from cached_kernels import BF16, F16, damage, key_of, rewrite_record
 
 
-@pytest.mark.parametrize("name", [CAUSAL, "sm80_mma.fwd.bf16.d32.c", "key", "prefix"])
+@pytest.mark.parametrize("name", [BF16, "sm80_mma.combine.b", "key", "prefix"])
 def test_show_by_label_key_or_prefix(flashactor, cache, name):
     key = key_of(cache)
     name = {"key": key, "prefix": key[:20]}.get(name, name)
     document = json.loads(flashactor("cache", "show", name, "--json").out)
-    assert (document["label"], document["key"], document["current"]) == (CAUSAL, key, True)
+    assert (document["label"], document["key"], document["current"]) == (BF16, key, True)
     assert document["options"][0] == "-arch=sm_80"
     assert key in flashactor("cache", "show", name).out
 
 
 def test_show_writes_the_cubin(flashactor, cache, tmp_path):
-    document = json.loads(flashactor("cache", "show", CAUSAL, "-o", "k.cubin", "--json").out)
+    document = json.loads(flashactor("cache", "show", BF16, "-o", "k.cubin", "--json").out)
     content = (tmp_path / "k.cubin").read_bytes()
     assert content.startswith(b"\x7fELF")
     assert sha256(content).hexdigest() == document["sha256"]
@@ -26,12 +26,12 @@ def test_show_writes_the_cubin(flashactor, cache, tmp_path):
 
 def test_show_writes_no_damaged_cubin(flashactor, cache, tmp_path):
     damage(cache)
-    run = flashactor("cache", "show", CAUSAL, "-o", "k.cubin")
+    run = flashactor("cache", "show", BF16, "-o", "k.cubin")
     assert (run.code, run.err.count("\n"), (tmp_path / "k.cubin").exists()) == (1, 1, False)
 
 
 @pytest.mark.parametrize(
-    ("name", "candidate"), [("sm80_mma", FULL), ("d32.causl", CAUSAL), ("", CAUSAL)], ids=str
+    ("name", "candidate"), [("sm80_mma", F16), ("combine.bf61", BF16), ("", BF16)], ids=str
 )
 def test_show_lists_candidates(flashactor, cache, name, candidate):
     run = flashactor("cache", "show", name)
@@ -42,7 +42,7 @@ def test_show_lists_candidates(flashactor, cache, name, candidate):
 def test_of_two_kernels_of_a_label_the_current_one_is_shown(flashactor, cache):
     key = key_of(cache)
     kernel = cache.folder.peek(key)
-    old = rewrite_record(cache, CAUSAL, source_digest="0" * 64)
+    old = rewrite_record(cache, BF16, source_digest="0" * 64)
     cache.folder.store(kernel.record, kernel.cubin)
-    assert json.loads(flashactor("cache", "show", CAUSAL, "--json").out)["key"] == key
+    assert json.loads(flashactor("cache", "show", BF16, "--json").out)["key"] == key
     assert json.loads(flashactor("cache", "show", old, "--json").out)["current"] is False

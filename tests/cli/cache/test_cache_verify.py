@@ -3,19 +3,19 @@
 import json
 import os
 
-from cached_kernels import CAUSAL, FULL, damage, key_of
+from cached_kernels import BF16, F16, damage, key_of
 
 from flashactor.cache.claim import KeyClaim
 
 
 def test_verify_finds_every_damaged_entry(flashactor, cache, bundle, monkeypatch):
     monkeypatch.setenv("FLASHACTOR_CACHE_BUNDLES", f"{bundle}{os.pathsep}{bundle.with_name('gone.zip')}")
-    damage(cache, CAUSAL)
-    damage(cache, FULL)
+    damage(cache, BF16)
+    damage(cache, F16)
     run = flashactor("cache", "verify")
     assert run.code == 1
     assert run.out == "4 entries, 3 damaged\n"
-    assert all(name in run.err for name in (CAUSAL, FULL, "gone.zip"))
+    assert all(name in run.err for name in (BF16, F16, "gone.zip"))
     assert run.err.count("\n") == 3
     document = json.loads(flashactor("cache", "verify", "--json").out)
     assert (document["entries"], len(document["damaged"])) == (4, 3)
@@ -23,7 +23,7 @@ def test_verify_finds_every_damaged_entry(flashactor, cache, bundle, monkeypatch
 
 def test_verify_repairs_the_folder(flashactor, cache):
     damage(cache)
-    (cache.folder.records_path / f"{key_of(cache, FULL)}.json").write_text("no record")
+    (cache.folder.records_path / f"{key_of(cache, F16)}.json").write_text("no record")
     run = flashactor("cache", "verify", "--repair")
     assert run.code == 0
     assert run.out == "2 entries, 2 damaged, 2 of them set aside\n"
