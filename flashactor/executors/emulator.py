@@ -19,6 +19,7 @@ from flashactor.executors.base import Done, Outcome, Work
 from flashactor.executors.operands import (
     WRITTEN_IN_PLACE,
     check_arch,
+    output_names,
     outputs_of,
     require_arrays,
     with_outputs,
@@ -118,10 +119,7 @@ def emulate(
         EmulationError: a kernel did something wrong.
     """
     memory = Memory()
-    inputs = request.arrays()
-    outputs = tuple(
-        name for name in arrays if name not in inputs or name in outputs_of(request, arrays)._fields
-    )
+    outputs = output_names(request, arrays)
     placed: dict[str, ArrayView] = {}
     for name, view in arrays.items():
         is_output = name in outputs

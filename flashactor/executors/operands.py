@@ -80,6 +80,11 @@ def with_outputs(request: AttentionRequest, arrays: dict[str, ArrayView]) -> dic
     return found
 
 
+def output_names(request: AttentionRequest, arrays: Arrays) -> tuple[str, ...]:
+    """The names of a request's outputs."""
+    return tuple(_output_shapes(request, arrays))
+
+
 def outputs_of(request: AttentionRequest, arrays: Arrays) -> Outputs:
     """The outputs among the arrays, as the caller gets them."""
     return Outputs(**{name: arrays[name].array for name in _output_shapes(request, arrays)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flashactor.kernels import sm80
 from flashactor.kernels.append import append_specs
+from flashactor.kernels.backward_spec import all_backward_specs
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_specs
 from flashactor.kernels.spec import KernelSpec
@@ -22,4 +23,5 @@ def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
         *(combine_spec(sm80.FAMILY, arch, dtype) for dtype in sm80.DTYPES),
         *append_specs(arch),
         *merge_specs(arch),
+        *all_backward_specs(arch),
     )

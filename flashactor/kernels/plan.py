@@ -6,6 +6,12 @@ dk and dv, dq.
 
 from __future__ import annotations
 
+from flashactor.kernels.backward import (
+    BackwardRequest,
+    backward_kernels,
+    backward_launches,
+    backward_workspace,
+)
 from flashactor.kernels.chunked import append_kernel, append_step, append_workspace
 from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
 from flashactor.kernels.launch import LaunchPlan
@@ -24,6 +30,8 @@ def kernels_of(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...
         return (merge_spec(arch, request.dtype),)
     if isinstance(request, ChunkedPrefillRequest):
         return (append_kernel(request, arch), *forward_kernels(request, arch))
+    if isinstance(request, BackwardRequest):
+        return backward_kernels(request, arch)
     return forward_kernels(request, arch)
 
 
@@ -37,6 +45,8 @@ def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
         return Workspace({})
     if isinstance(request, ChunkedPrefillRequest):
         return append_workspace(request) | forward_workspace(request, arch)
+    if isinstance(request, BackwardRequest):
+        return backward_workspace(request, arch)
     return forward_workspace(request, arch)
 
 
@@ -79,4 +89,6 @@ def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int
     if isinstance(request, ChunkedPrefillRequest):
         append, read = append_step(request, arch, arrays, addresses)
         return LaunchPlan((append, *forward_launches(request, arch, read, addresses)))
+    if isinstance(request, BackwardRequest):
+        return LaunchPlan(backward_launches(request, arch, arrays, addresses))
     return LaunchPlan(forward_launches(request, arch, arrays, addresses))

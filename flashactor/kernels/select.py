@@ -16,7 +16,7 @@ from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
-from flashactor.types import Direction, DType, SmArch
+from flashactor.types import DType, SmArch
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,6 @@ def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...
 def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
     reasons = []
-    if request.DIRECTION is Direction.BACKWARD:
-        reasons.append(f"computes forward passes, not {type(request).__name__}")
     if request.dtype not in (DType.F16, DType.BF16):
         reasons.append(f"multiplies f16 and bf16, not {request.dtype.tag}")
     return tuple(reasons)
