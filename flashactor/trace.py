@@ -25,7 +25,7 @@ LOCK_SECONDS, CLOSING_SECONDS = 0.02, 2.0
 """How long to wait for another process that writes, at a key and at the end; a line takes a millisecond."""
 
 # Fields of some lines that bare_request takes under the same name.
-_AS_THEY_ARE = ("head_dim_v", "batch_invariant", "guard", "varlen", "paged")
+_AS_THEY_ARE = ("head_dim_v", "batch_invariant", "guard", "varlen", "paged", "deterministic")
 # Kernels are chosen by whether there is a cap or dropout, not by how much.
 _SOME_SOFTCAP, _SOME_DROPOUT = 1.0, 0.5
 
@@ -190,13 +190,15 @@ def _own_fields(request: AttentionRequest) -> dict[str, Any]:
         "guard": getattr(request, "guard", False) or None,
         "varlen": (request.varlen and not request.VARLEN) or None,
         "paged": (request.paged and request.VARLEN) or None,
+        "deterministic": None if getattr(request, "deterministic", True) else False,
     }
 
 
 def _request(fields: dict[str, Any]) -> AttentionRequest:
-    for name in ("causal", "alibi", "softcap", "dropout", "sink_logits"):
-        if not isinstance(fields[name], bool):
-            raise TypeError(f"{name} is {fields[name]!r}, neither true nor false")
+    answers = {"deterministic": True, **fields}
+    for name in ("causal", "alibi", "softcap", "dropout", "sink_logits", "deterministic"):
+        if not isinstance(answers[name], bool):
+            raise TypeError(f"{name} is {answers[name]!r}, neither true nor false")
     options: dict[str, Any] = {
         "arch": None if fields["arch"] is None else SmArch.parse(fields["arch"]),
         "dtype": DType.parse(fields["dtype"]),

@@ -27,10 +27,10 @@ from flashactor import (
     SmArch,
     VarlenFwdRequest,
 )
-from flashactor.errors import MockModeError, NoKernelError, RequestError
+from flashactor.errors import MockModeError, RequestError
 from flashactor.executors.base import Work
 from flashactor.executors.mock import MockExecutor
-from flashactor.kernels.select import choose_kernel
+from flashactor.kernels.select import choose_kernels
 from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenBwdRequest
 from flashactor.requests.bare import REQUEST_TYPES, bare_request
 from flashactor.trace import KeyTrace, read_trace
@@ -107,6 +107,8 @@ VARIANTS = [
         (Fa2FwdRequest, {"mask": MaskKind.sliding(-1, 7)}),
         (Fa2FwdRequest, {"mask": MaskKind.sliding(7, -1)}),
         (VarlenFwdRequest, {"batch_invariant": True}),
+        (Fa2BwdRequest, {"mask": MaskKind.causal(), "dropout_p": 0.5, "deterministic": False}),
+        (VarlenBwdRequest, {"deterministic": False}),
         (PagedAttentionRequest, {"kv_dtype": DType.F8E4M3}),
         (PagedAttentionRequest, {"guard": True}),
         (PagedAttentionRequest, {"varlen": True}),
@@ -154,11 +156,11 @@ def test_a_request_without_an_architecture_gets_the_devices_or_none(path):
     KeyTrace(path, SmArch.SM89).record(work_of(request, SmArch.SM89))
     KeyTrace(path, None).record(work_of(request))
     assert [traced.arch for traced in read_trace(path)] == [SmArch.SM89, None]
-    assert choose_kernel(read_trace(path)[0], SmArch.SM89).arch is SmArch.SM89
+    assert {spec.arch for spec in choose_kernels(read_trace(path)[0], SmArch.SM89)} == {SmArch.SM89}
 
 
 @pytest.mark.parametrize("name", [name for name in REQUEST_TYPES if name != "MergeStatesRequest"])
-def test_learned_sinks_come_back_and_are_the_reason_of_the_refusal(path, name):
+def test_learned_sinks_come_back(path, name):
     dtype = DType.F8E5M2 if REQUEST_TYPES[name].TAKES_FP8 else DType.BF16
     fields = {"arch": SmArch.SM90A, "dtype": dtype, "head_dim": 64, "gqa_ratio": 4}
     request = bare_request(REQUEST_TYPES[name], sink_logits=True, **fields)
@@ -166,8 +168,7 @@ def test_learned_sinks_come_back_and_are_the_reason_of_the_refusal(path, name):
     assert json.loads(path.read_text())["sink_logits"] is True
     (traced,) = read_trace(path)
     assert traced == request
-    with pytest.raises(NoKernelError, match="has no learned sink logits"):
-        choose_kernel(traced, SmArch.SM90A)
+    assert traced.operands.sink_logits.shape == (4,)
     KeyTrace(path.with_suffix(".again")).record(work_of(traced))
     assert path.with_suffix(".again").read_text() == path.read_text()
 
@@ -269,6 +270,8 @@ def test_a_line_that_is_no_key_is_named_by_its_number(path, line):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("deterministic", 0),
+        ("deterministic", False),
         ("causal", None),
         ("causal", -1),
         ("alibi", []),

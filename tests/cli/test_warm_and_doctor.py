@@ -10,13 +10,16 @@ import time
 
 import pytest
 
-from flashactor import SmArch
+from flashactor import DType, SmArch
 from flashactor.cache import CubinCache
 from flashactor.cache.folder import CubinFolder
-from flashactor.errors import CompileError
-from flashactor.kernels.sm80 import all_specs
+from flashactor.errors import CompileError, NoKernelError
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.select import choose_kernels
 
-SMALL = ("--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16")
+SMALL = ("--arch", "sm_80", "--feature", "combine")
+"""Selects two kernels that take little to compile."""
+BF16, F16 = "sm80_mma.combine.bf16.sm_80", "sm80_mma.combine.f16.sm_80"
 
 
 def test_warm_compiles_what_matches_and_only_once(flashactor, tmp_path):
@@ -24,21 +27,18 @@ def test_warm_compiles_what_matches_and_only_once(flashactor, tmp_path):
     assert (run.code, run.err) == (0, "")
     assert "2 kernels" in run.out
     assert "2 compiled, 0 were cached, 0 failed" in run.out
-    assert sorted(record.label for record in CubinCache(tmp_path / "cache").records()) == [
-        "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80",
-        "sm80_mma.fwd.bf16.d32.full.128x128w4.sm_80",
-    ]
+    assert sorted(record.label for record in CubinCache(tmp_path / "cache").records()) == [BF16, F16]
     assert "0 compiled, 2 were cached" in flashactor("warm", *SMALL).out
 
 
 def test_warm_in_a_pipe_is_plain_lines(flashactor):
-    run = flashactor("warm", *SMALL, "--mask", "causal")
-    assert run.out.splitlines()[0] == "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"
+    run = flashactor("warm", *SMALL, "--dtype", "bf16")
+    assert run.out.splitlines()[0] == BF16
     assert "\x1b" not in run.out
 
 
 def test_warm_json(flashactor):
-    document = json.loads(flashactor("warm", *SMALL, "--mask", "full", "--json").out)
+    document = json.loads(flashactor("warm", *SMALL, "--dtype", "f16", "--json").out)
     assert (document["kernels"], document["compiled"], document["cached"], document["failed"]) == (
         1,
         1,
@@ -48,21 +48,49 @@ def test_warm_json(flashactor):
 
 
 def test_dry_run_lists_and_compiles_nothing(flashactor, tmp_path):
-    run = flashactor("warm", "--arch", "sm_90a", "--dry-run")
-    assert run.out.splitlines()[:-1] == [spec.label for spec in all_specs(SmArch.SM90A)]
-    assert "32 kernels, about" in run.out
+    every = [spec.label for spec in all_specs(SmArch.SM90A)]
+    run = flashactor("warm", "--arch", "sm_90a", "--all", "--dry-run")
+    assert run.out.splitlines()[:-1] == every
+    assert f"{len(every)} kernels, about" in run.out
     assert not (tmp_path / "cache").exists()
-    document = json.loads(flashactor("warm", "--arch", "sm_90a", "sm_80", "--dry-run", "--json").out)
-    assert len(document["kernels"]) == 64
+    two = flashactor("warm", "--arch", "sm_90a", "sm_80", "--all", "--dry-run", "--json")
+    assert len(json.loads(two.out)["kernels"]) == len(every) + len(all_specs(SmArch.SM80))
+
+
+def listed(run):
+    return json.loads(run.out)["kernels"]
+
+
+def test_without_a_selection_warm_means_what_most_people_need(flashactor):
+    usual = {
+        spec.label
+        for spec in all_specs(SmArch.SM80)
+        if (spec.kind == "fwd" and "plain" in spec.features and "fp8_kv" not in spec.features)
+        or spec.kind == "combine"
+    }
+    assert set(listed(flashactor("warm", "--arch", "sm_80", "--dry-run", "--json"))) == usual
+    assert 0 < len(usual) < len(all_specs(SmArch.SM80)) / 2
+    narrowed = listed(flashactor("warm", "--arch", "sm_80", "--dtype", "f16", "--dry-run", "--json"))
+    assert set(narrowed) == {label for label in usual if ".f16." in label}
 
 
 def test_without_a_device_warm_means_every_architecture(flashactor):
-    assert f"{len(all_specs())} kernels" in flashactor("warm", "--dry-run").out
+    assert f"{len(all_specs())} kernels" in flashactor("warm", "--all", "--dry-run").out
+    archs = {label.rpartition(".")[2] for label in listed(flashactor("warm", "--dry-run", "--json"))}
+    assert archs == {arch.target for arch in SmArch}
 
 
-def test_a_head_dim_is_warmed_as_the_kernel_that_serves_it(flashactor):
-    run = flashactor("warm", "--arch", "sm_80", "--head-dim", 72, 80, 96, "--dtype", "f16", "--dry-run")
-    assert run.out.count("d96") == 2
+def test_a_head_dim_is_warmed_as_the_kernels_that_serve_it(flashactor):
+    options = ("--arch", "sm_80", "--dtype", "f16", "--dry-run", "--json")
+    assert listed(flashactor("warm", "--head-dim", 72, 80, 96, *options)) == [
+        "sm80_mma.fwd.f16.d96.plain.128x64w4.sm_80",
+        "sm80_mma.fwd.f16.d96.plain.decode.16x64w4k.sm_80",
+        "sm80_mma.fwd.f16.d96.plain.paged.128x64w4.sm_80",
+        "sm80_mma.fwd.f16.d96.plain.paged.decode.16x64w4k.sm_80",
+        "sm80_mma.combine.f16.sm_80",
+    ]
+    both = listed(flashactor("warm", "--head-dim", 192, *options))
+    assert {label.split(".")[3] for label in both} == {"d192", "d192v128", "sm_80"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +101,9 @@ def test_a_head_dim_is_warmed_as_the_kernel_that_serves_it(flashactor):
         (["--dtype", "e4m3"], "f16, bf16"),
         (["--jobs", 0], "--jobs"),
         (["--jobs", 10001], "1 to 10000"),
-        (["--mask", "sliding"], "invalid choice"),
+        (["--mask", "causal"], "unrecognized arguments"),
+        (["--feature", "causal"], "invalid choice"),
+        (["--feature", "merge", "--all"], "--all: got with --feature"),
     ],
     ids=str,
 )
@@ -87,18 +117,18 @@ def test_warm_refuses_what_it_cannot_compile(flashactor, options, message):
 def test_a_failed_compile_is_exit_code_1_and_the_others_are_kept(flashactor, monkeypatch):
     compile_ = CubinCache.get_or_compile
 
-    def fail_causal(self, spec):
-        if spec.causal:
+    def fail_bf16(self, spec):
+        if spec.label == BF16:
             raise CompileError(
                 "kernel source", "an error", "none", "mend it", log="line 1", source_line="x(1)"
             )
         return compile_(self, spec)
 
-    monkeypatch.setattr(CubinCache, "get_or_compile", fail_causal)
+    monkeypatch.setattr(CubinCache, "get_or_compile", fail_bf16)
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "1 compiled, 0 were cached, 1 failed" in run.out
-    assert "d32.causal" in run.err
+    assert BF16 in run.err
     document = json.loads(flashactor("warm", *SMALL, "--json").out)
     assert document["failed"][0]["log"] == "line 1"
 
@@ -188,7 +218,7 @@ def test_ctrl_c_leaves_a_usable_cache(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout.readline().startswith("sm80_mma")
+        assert process.stdout.readline().startswith("sm80_mma")  # a kernel is there, and others are not
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         assert process.wait(30) == 130
@@ -201,7 +231,7 @@ def test_ctrl_c_leaves_a_usable_cache(tmp_path):
 def test_verbose_shows_what_happens(flashactor, tmp_path):
     (tmp_path / "cache").mkdir()
     process = run_process(
-        "-v", "warm", *SMALL, "--mask", "full", env={**os.environ, "FLASHACTOR_CACHE_DIR": str(tmp_path)}
+        "-v", "warm", "--kernel", BF16, env={**os.environ, "FLASHACTOR_CACHE_DIR": str(tmp_path)}
     )
     assert process.returncode == 0
     bad = run_process("explain", env={**os.environ, "FLASHACTOR_LOG_LEVEL": "loud"})
@@ -209,21 +239,51 @@ def test_verbose_shows_what_happens(flashactor, tmp_path):
     assert "log level" in bad.stderr
 
 
-CAUSAL = "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"
 MODEL = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "torch_dtype": "bfloat16"}
+OF_TRACE = [
+    "sm80_mma.fwd.bf16.d32.plain.128x128w4.sm_80",
+    "sm80_mma.fwd.bf16.d32.plain.decode.16x128w4k.sm_80",
+    BF16,
+]
+OF_MODEL = [
+    *OF_TRACE,
+    "sm80_mma.fwd.bf16.d32.plain.paged.128x128w4.sm_80",
+    "sm80_mma.fwd.bf16.d32.plain.paged.decode.16x128w4k.sm_80",
+]
+"""Prefill and decode over contiguous and paged keys, and what combines their splits."""
 
 
 def test_warm_exactly_these_kernels(flashactor):
-    document = json.loads(flashactor("warm", "--kernel", CAUSAL, CAUSAL, "--dry-run", "--json").out)
-    assert (document["kernels"], document["cached"]) == ([CAUSAL], 0)
+    document = json.loads(flashactor("warm", "--kernel", BF16, BF16, "--dry-run", "--json").out)
+    assert (document["kernels"], document["cached"]) == ([BF16], 0)
 
 
-def test_warm_by_feature_and_mask(flashactor):
-    run = flashactor("warm", *SMALL, "--feature", "causal", "--dry-run", "--json")
-    assert json.loads(run.out)["kernels"] == [CAUSAL]
-    run = flashactor("warm", *SMALL, "--feature", "causal", "--mask", "full", "--dry-run")
+def test_warm_by_feature(flashactor):
+    of_one = ("warm", "--arch", "sm_80", "--dtype", "bf16", "--head-dim", 64, "--dry-run", "--json")
+    dropout = listed(flashactor(*of_one, "--feature", "dropout"))
+    assert "sm80_mma.fwd.bf16.d64.dropout.128x64w4.sm_80" in dropout
+    assert all("dropout" in label for label in dropout)
+    more = listed(flashactor(*of_one, "--feature", "dropout", "--feature", "combine", "fp8_kv"))
+    assert {label for label in more if "fp8_kv" not in label} == {*dropout, BF16}
+    assert any("modified.paged.fp8_kv.decode" in label for label in more)
+
+
+@pytest.fixture
+def merging_is_f16_only(monkeypatch):
+    """A catalog in which one feature has kernels of one type alone."""
+
+    def fewer(arch=None):
+        return tuple(s for s in all_specs(arch) if s.kind != "merge" or s.dtype is DType.F16)
+
+    monkeypatch.setattr("flashactor.cli.selection.all_specs", fewer)
+
+
+@pytest.mark.usefixtures("merging_is_f16_only")
+def test_features_that_no_kernel_of_a_type_has(flashactor):
+    run = flashactor("warm", "--feature", "merge", "--dtype", "bf16", "--dry-run")
     assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "--feature" in run.err
+    assert "--feature: got merge" in run.err
+    assert flashactor("warm", "--feature", "merge", "--dtype", "f16", "--dry-run").code == 0
 
 
 @pytest.mark.parametrize("where", ["config.json", "."])
@@ -232,23 +292,52 @@ def test_warm_a_model(flashactor, tmp_path, where):
     run = flashactor("warm", "--config", where, "--arch", "sm_80", "--dry-run", "--json")
     assert run.code == 0
     document = json.loads(run.out)
-    assert document["kernels"] == [CAUSAL]
-    assert len(document["refused"]) == 2
-    assert run.err.count("flashactor: no kernel yet: ") == 2
-    assert "PagedAttentionRequest" in run.err
+    assert document["kernels"] == OF_MODEL
+    assert (document["refused"], run.err) == ([], "")
     narrowed = flashactor(
-        "warm", "--config", where, "--dtype", "f16", "--arch", "sm_80", "sm_90a", "--dry-run"
+        "warm", "--config", where, "--dtype", "f16", "--arch", "sm_80", "sm_90a", "--dry-run", "--json"
     )
-    assert [line for line in narrowed.out.splitlines() if line.startswith("sm80_mma.fwd.f16.d32.causal")][1:]
+    assert {label.split(".")[2] for label in listed(narrowed)} == {"f16"}
+    assert len(listed(narrowed)) == 2 * len(OF_MODEL)
 
 
-def test_a_model_that_no_kernel_serves_is_one_line(flashactor, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**MODEL, "attn_logit_softcapping": 30.0}))
+def test_a_model_with_sinks_is_warmed_for_every_size(flashactor, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**MODEL, "model_type": "gpt_oss"}))
+    run = flashactor("warm", "--config", ".", "--arch", "sm_80", "--dry-run", "--json")
+    assert listed(run) == OF_MODEL
+
+
+def test_a_model_that_no_kernel_serves_is_one_line(flashactor, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+
+    def refuse(request, arch):
+        reasons = (f"computes no {type(request).__name__}", "is being repaired")
+        raise NoKernelError("request", "one", "another", "wait", reasons={"sm80_mma": reasons})
+
+    monkeypatch.setattr("flashactor.cli.warm_sources.choose_kernels", refuse)
     run = flashactor("warm", "--config", "config.json", "--arch", "sm_80")
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
     assert "3 requests of the model on sm_80, and no kernel computes any" in run.err
-    for reason in ("has no softcap", "not VarlenFwdRequest", "not PagedAttentionRequest"):
+    for reason in ("no Fa2FwdRequest", "no VarlenFwdRequest", "no PagedAttentionRequest", "being repaired"):
         assert run.err.count(reason) == 1
+
+
+def test_requests_that_no_kernel_computes_are_named_and_the_others_warmed(flashactor, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+
+    def refuse_pages(request, arch):
+        if request.paged:
+            reasons = {"sm80_mma": ("has no pages today",)}
+            raise NoKernelError("request", request.kernel_name(), "another", "wait", reasons=reasons)
+        return choose_kernels(request, arch)
+
+    monkeypatch.setattr("flashactor.cli.warm_sources.choose_kernels", refuse_pages)
+    run = flashactor("warm", "--config", ".", "--arch", "sm_80", "--dry-run", "--json")
+    assert (run.code, run.err.count("flashactor: no kernel yet: ")) == (0, 1)
+    assert "has no pages today" in run.err
+    document = json.loads(run.out)
+    assert document["kernels"] == [label for label in OF_MODEL if "paged" not in label]
+    assert [refused["reasons"] for refused in document["refused"]] == ["sm80_mma: has no pages today"]
 
 
 def trace_line(**fields):
@@ -264,20 +353,34 @@ def test_warm_a_trace(flashactor, tmp_path):
         trace_line(arch=None, causal=False),
         trace_line(arch="sm_90a", dtype="f16"),
         trace_line(softcap=True),
-        trace_line(sink_logits=True),
+        trace_line(sink_logits=True, head_dim=64),
+        trace_line(request="PagedAttentionRequest", kv_dtype="e4m3"),
         trace_line(request="Fa3FwdFp8Request", arch=None, dtype="e4m3", kv_dtype="e4m3"),
     ]
     (tmp_path / "keys.jsonl").write_text("".join(lines))
     run = flashactor("warm", "--trace", "keys.jsonl", "--dry-run", "--json")
     document = json.loads(run.out)
-    assert len(document["kernels"]) == 2 + len(SmArch)
-    assert any("has no softcap" in refused["reasons"] for refused in document["refused"])
-    assert any("has no learned sink logits" in refused["reasons"] for refused in document["refused"])
+    by_feature = {
+        ("bf16", "d32", "plain"): {arch.target for arch in SmArch},
+        ("f16", "d32", "plain"): {"sm_90a"},
+        ("bf16", "d32", "modified"): {"sm_80"},
+        ("bf16", "d64", "plain"): {"sm_80"},
+    }
+    of_16_bits = [
+        label.split(".") for label in document["kernels"] if ".fwd." in label and "fp8" not in label
+    ]
+    for (dtype, head_dim, scores), archs in by_feature.items():
+        found = [label for label in of_16_bits if label[2:5] == [dtype, head_dim, scores]]
+        assert {label[-1] for label in found} == archs
+        assert len(found) == 2 * len(archs)  # prefill and decode
+    assert len(of_16_bits) == 2 * sum(map(len, by_feature.values()))
+    of_cache = [label for label in document["kernels"] if ".paged.fp8_kv." in label]
+    assert [label.split(".")[2:5] for label in of_cache] == [["bf16", "d32", "plain"]] * 2
     assert any("sm_89 or newer" in refused["reasons"] for refused in document["refused"])
     run = flashactor(
         "warm", "--trace", "keys.jsonl", "--arch", "sm_90a", "--dtype", "f16", "--dry-run", "--json"
     )
-    assert [label.split(".")[2:4] for label in json.loads(run.out)["kernels"]] == [["f16", "d32"]]
+    assert listed(run) == [label.replace("bf16", "f16").replace("sm_80", "sm_90a") for label in OF_TRACE]
     run = flashactor("warm", "--trace", "keys.jsonl", "--arch", "sm_86", "--dtype", "f16")
     assert (run.code, run.err.count("\n")) == (2, 1)
 
@@ -285,11 +388,13 @@ def test_warm_a_trace(flashactor, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kernel", CAUSAL.replace("causal", "casual")], CAUSAL),
-        (["--kernel", CAUSAL, "--arch", "sm_80"], "--kernel alone"),
+        (["--kernel", BF16.replace("combine", "combien")], BF16),
+        (["--kernel", BF16, "--arch", "sm_80"], "--kernel alone"),
+        (["--kernel", BF16, "--all"], "--kernel alone"),
         (["--config", "config.json", "--trace", "x"], "drop one"),
         (["--config", "config.json", "--head-dim", 64], "--config alone"),
-        (["--trace", "x", "--feature", "causal"], "--trace alone"),
+        (["--trace", "x", "--feature", "plain"], "--trace alone"),
+        (["--trace", "x", "--all"], "--trace alone"),
         (["--config", "missing.json"], "missing.json"),
         (["--trace", "missing"], "missing"),
         (["--config", "bad.json"], "JSON"),
@@ -306,11 +411,11 @@ def test_warm_refuses_bad_sources(flashactor, tmp_path, options, message):
 
 
 def test_without_compiling_a_missing_kernel_is_a_failure(flashactor, monkeypatch):
-    assert flashactor("warm", "--kernel", CAUSAL).code == 0
+    assert flashactor("warm", "--kernel", BF16).code == 0
     document = json.loads(flashactor("warm", *SMALL, "--dry-run", "--json").out)
     assert (len(document["kernels"]), document["cached"]) == (2, 1)
     monkeypatch.setenv("FLASHACTOR_NO_COMPILE", "1")
-    assert "1 were cached" in flashactor("warm", "--kernel", CAUSAL).out
+    assert "1 were cached" in flashactor("warm", "--kernel", BF16).out
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "0 compiled, 1 were cached, 1 failed" in run.out
@@ -322,11 +427,16 @@ def test_without_compiling_a_missing_kernel_is_a_failure(flashactor, monkeypatch
 
 
 def test_kernels_that_do_not_fit_are_a_failure(flashactor, monkeypatch):
-    monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", "40000")  # one of the two
+    flashactor("warm", *SMALL)
+    sizes = [held["size"] for held in json.loads(flashactor("cache", "list", "--json").out)]
+    flashactor("cache", "clear")
+    limit = max(sizes)  # one of the two
+    assert 1024 < limit < sum(sizes)
+    monkeypatch.setenv("FLASHACTOR_CACHE_MAX_BYTES", str(limit))
     run = flashactor("warm", *SMALL)
     assert run.code == 1
     assert "1 kernel could not be stored" in run.err
-    assert "FLASHACTOR_CACHE_MAX_BYTES allows 39.1 KiB; raise it" in run.err
+    assert f"FLASHACTOR_CACHE_MAX_BYTES allows {limit / 1024:.1f} KiB; raise it" in run.err
     assert "space" not in run.err
     assert len(json.loads(flashactor("cache", "list", "--json").out)) == 1
 
@@ -337,7 +447,7 @@ def test_a_bundle_that_cannot_be_read_costs_a_warning_in_a_dry_run_too(
     monkeypatch.setenv("FLASHACTOR_CACHE_BUNDLES", str(tmp_path / "gone.zip"))
     for options, cached in ((("--dry-run",), 0), ((), 0), (("--dry-run",), 1)):
         caplog.clear()
-        run = flashactor("warm", "--kernel", CAUSAL, "--json", *options)
+        run = flashactor("warm", "--kernel", BF16, "--json", *options)
         assert (run.code, json.loads(run.out)["cached"]) == (0, cached)
         assert "gone.zip" in caplog.text
 
