@@ -1,44 +1,94 @@
-"""The parameter struct is the same in Python and in CUDA."""
+"""The parameter structs are the same in Python and in CUDA: every struct of every header, field by field."""
 
+import importlib
+import pkgutil
 import re
 import struct
 from pathlib import Path
 
 import pytest
+from plan_tools import FORMATS
 
-from flashactor.kernels.params import FWD_PARAMS
+from flashactor import kernels
+from flashactor.kernels.params import FWD_PARAMS, PROBLEM, StructLayout
 
-HEADER = Path(__file__).resolve().parents[2] / "kernels_cu" / "common" / "params.cuh"
-
-
-def header_fields():
-    body = re.search(r"struct FwdParams \{(.*?)\n\};", HEADER.read_text(), re.DOTALL)[1]
-    for declaration in re.findall(r"^  ([^/\n]+);", body, re.MULTILINE):
-        kind, _, name = declaration.rpartition(" ")
-        yield name, "pointer" if kind.endswith("*") else kind
+HEADERS = Path(__file__).resolve().parents[2] / "kernels_cu"
+NESTED = {"Problem": 8}
+"""Structs inside of others, and how they are aligned."""
 
 
-def test_fields_are_those_of_the_header():
-    assert tuple(header_fields()) == FWD_PARAMS.fields
+def structs():
+    """(fields as (name, type)) of each struct of the headers, those of nested structs in their place."""
+    found = {}
+    for header in sorted(HEADERS.rglob("*params.cuh")):
+        for name, body in re.findall(
+            r"^struct (\w+) \{\n(.*?)\n\};", header.read_text(), re.DOTALL | re.MULTILINE
+        ):
+            found[name] = list(re.findall(r"^  ([^/\n]*?)(\w+);", body, re.MULTILINE))
+    return {name: tuple(expanded(fields, found)) for name, fields in found.items()}
 
 
-def test_the_layout_has_no_padding_in_c():
+def expanded(fields, found):
+    for declared, name in fields:
+        kind = declared.strip()
+        if kind in NESTED:
+            yield from expanded(found[kind], found)
+        else:
+            yield name, "pointer" if kind.endswith("*") else kind
+
+
+def layouts():
+    """Every layout of flashactor.kernels by the name that its struct has."""
+    found = {}
+    for module in pkgutil.iter_modules(kernels.__path__, "flashactor.kernels."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, StructLayout):
+                found["".join(word.capitalize() for word in name.split("_"))] = value
+    return found
+
+
+LAYOUTS = layouts()
+
+
+def test_every_struct_has_a_mirror_and_every_mirror_a_struct():
+    assert set(structs()) == {*LAYOUTS, "Problem"}
+    assert {"FwdParams", "BwdParams", "CombineParams", "ReduceParams"} <= set(LAYOUTS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_fields_are_those_of_the_header(name):
+    assert LAYOUTS[name].fields == structs()[name]
+
+
+def test_the_problem_comes_first_where_a_kernel_solves_one():
+    assert structs()["Problem"] == PROBLEM
+    for name in ("FwdParams", "BwdParams"):
+        assert structs()[name][: len(PROBLEM)] == PROBLEM
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, "Problem"])
+def test_the_layout_has_no_padding_in_c(name):
+    layout = StructLayout(PROBLEM) if name == "Problem" else LAYOUTS[name]
     offset = 0
-    for name, kind in FWD_PARAMS.fields:
-        size = {"pointer": 8, "i64": 8, "int": 4, "float": 4}[kind]
-        assert offset % size == 0, f"C would pad before {name}"
+    for field, kind in layout.fields:
+        size = struct.calcsize(FORMATS[kind])
+        assert offset % size == 0, f"C would pad before {field}"
         offset += size
-    assert offset == FWD_PARAMS.size == 192
+    assert offset == layout.size
     assert offset % 8 == 0, "C would pad the end"
+    assert offset <= 4096, "more than a kernel's parameters may be"
 
 
 def test_pack_takes_exactly_the_fields():
     values = dict.fromkeys((name for name, _ in FWD_PARAMS.fields), 0)
-    values |= {"q": 2**63, "q_stride_row": -(2**40), "scale_log2": 0.5}
+    values |= {"cu_seqlens_q": 2**63, "alibi_stride_batch": -(2**40), "dropout_seed_low": 2**32 - 1}
     packed = FWD_PARAMS.pack(values)
+    offsets, offset = {}, 0
+    for name, kind in FWD_PARAMS.fields:
+        offsets[name], offset = offset, offset + struct.calcsize(FORMATS[kind])
     assert struct.unpack_from("<Q", packed, 0) == (2**63,)
-    assert struct.unpack_from("<q", packed, 48) == (-(2**40),)
-    assert struct.unpack_from("<f", packed, 184) == (0.5,)
+    assert struct.unpack_from("<q", packed, offsets["alibi_stride_batch"]) == (-(2**40),)
+    assert struct.unpack_from("<I", packed, offsets["dropout_seed_low"]) == (2**32 - 1,)
     with pytest.raises(ValueError, match="lse"):
         FWD_PARAMS.pack({name: 0 for name in values if name != "lse"})
     with pytest.raises(ValueError, match="colour"):
