@@ -169,9 +169,8 @@ def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
 
 
 def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
-    if request.operands is not None and not request.operands.q.on_host:
-        return (f"reads host memory, and the operands are on {request.operands.q.device}",)
-    return ()
+    elsewhere = next((view.device for view in request.arrays().values() if not view.on_host), None)
+    return () if elsewhere is None else (f"reads host memory, and the operands are on {elsewhere}",)
 
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (

@@ -6,21 +6,80 @@ import numpy as np
 import pytest
 
 from flashactor import (
+    ChunkedPrefillRequest,
     DType,
     Fa2BwdRequest,
     Fa2FwdRequest,
-    Fa3FwdFp8Request,
     Fa3FwdRequest,
     MaskKind,
+    MergeStatesRequest,
+    PagedAttentionRequest,
     PositionBias,
     SmArch,
     explain,
     registry,
 )
 from flashactor.errors import Fa3RequiresHopperError, NoKernelError, UnknownImplementationError
-from flashactor.kernels.select import IMPLEMENTATIONS, choose_kernel
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.select import IMPLEMENTATIONS, choose_kernels
+from flashactor.kernels.spec import Scores
+from flashactor.requests.bare import REQUEST_TYPES, bare_request
 
 CELL = {"arch": SmArch.SM90A, "dtype": DType.BF16, "head_dim": 128}
+
+KINDS = {
+    "Fa2FwdRequest": ["fwd", "combine"],
+    "Fa3FwdRequest": ["fwd", "combine"],
+    "VarlenFwdRequest": ["fwd", "combine"],
+    "PagedAttentionRequest": ["fwd", "combine"],
+    "ChunkedPrefillRequest": ["append", "fwd", "combine"],
+    "Fa2BwdRequest": ["bwd_preprocess", "bwd_dkdv", "bwd_dq", "bwd_reduce"],
+    "VarlenBwdRequest": ["bwd_preprocess", "bwd_dkdv", "bwd_dq", "bwd_reduce"],
+    "MergeStatesRequest": ["merge"],
+}
+"""The kinds of kernels that a request may take, in the order of their launches."""
+
+FEATURES = {
+    "nothing": {},
+    "causal": {"mask": MaskKind.causal()},
+    "sliding window": {"mask": MaskKind.sliding_causal(8)},
+    "two-sided window": {"mask": MaskKind.sliding(5, 3)},
+    "sink tokens": {"mask": MaskKind.causal(), "sink_tokens": 4},
+    "ALiBi": {"bias": PositionBias.ALIBI},
+    "softcap": {"softcap": 30.0},
+    "dropout": {"dropout_p": 0.1},
+    "sink logits": {"sink_logits": True},
+    "another head_dim of v": {"head_dim": 192, "head_dim_v": 128},
+    "small head_dim": {"head_dim": 8},
+    "large head_dim": {"head_dim": 256},
+    "batch_invariant": {"batch_invariant": True},
+    "multi-query": {"gqa_ratio": 64},
+    "softmax_scale": {"softmax_scale": 2.0},
+    "all of them": {
+        "mask": MaskKind.sliding_causal(8),
+        "sink_tokens": 2,
+        "bias": PositionBias.ALIBI,
+        "softcap": 1.0,
+        "dropout_p": 0.5,
+        "sink_logits": True,
+        "head_dim_v": 64,
+        "batch_invariant": True,
+    },
+}
+
+VARIANTS = [
+    (PagedAttentionRequest, {"varlen": True}),
+    (PagedAttentionRequest, {"kv_dtype": DType.F8E4M3}),
+    (PagedAttentionRequest, {"kv_dtype": DType.F8E5M2, "guard": True}),
+    (ChunkedPrefillRequest, {"paged": True}),
+    (ChunkedPrefillRequest, {"kv_dtype": DType.F8E4M3}),
+    (Fa2BwdRequest, {"deterministic": False}),
+]
+
+
+def bare(request_type, arch=SmArch.SM90A, dtype=DType.BF16, head_dim=128, **options):
+    return bare_request(request_type, arch=arch, dtype=dtype, head_dim=head_dim, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -30,84 +89,151 @@ def nothing_activated():
     registry.restore()
 
 
+def require_kernels(request, arch):
+    """Require that the mma.sync family takes a request, with kernels of the catalog; those kernels."""
+    chosen = explain(request).chosen
+    assert chosen.implementation == "sm80_mma"
+    kernels = choose_kernels(request, arch)
+    assert chosen.kernels == kernels == kernels_of(request, arch)
+    assert set(kernels) <= set(all_specs(arch))
+    return kernels
+
+
+def test_every_request_type_of_16_bits_is_here():
+    assert set(KINDS) == {name for name, kind in REQUEST_TYPES.items() if not kind.TAKES_FP8}
+
+
 @pytest.mark.parametrize("arch", SmArch)
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
-@pytest.mark.parametrize("mask", [MaskKind.full(), MaskKind.causal()], ids=str)
-def test_dense_forward_has_a_kernel_on_every_architecture(arch, dtype, mask):
-    request = Fa2FwdRequest(arch, dtype, 72, 4, mask)
-    spec = choose_kernel(request, arch)
-    assert (spec.arch, spec.dtype, spec.head_dim, spec.causal) == (arch, dtype, 96, mask.is_causal)
-    explanation = explain(request)
-    assert explanation.chosen.implementation == "sm80_mma"
-    assert explanation.chosen.spec == spec
-    assert explanation.kernel_name == request.kernel_name()
+@pytest.mark.parametrize("name", KINDS)
+def test_every_request_type_has_kernels_on_every_architecture(name, dtype, arch):
+    if name.startswith("Fa3") and not arch.supports_fa3:
+        with pytest.raises(Fa3RequiresHopperError):
+            bare(REQUEST_TYPES[name], arch, dtype)
+        return
+    kernels = require_kernels(bare(REQUEST_TYPES[name], arch, dtype), arch)
+    assert list(dict.fromkeys(spec.kind for spec in kernels)) == KINDS[name]
+    assert {(spec.arch, spec.dtype) for spec in kernels} == {(arch, dtype)}
 
 
-def test_fa3_requests_run_the_mma_family_for_now():
-    assert explain(Fa3FwdRequest(**CELL)).chosen.implementation == "sm80_mma"
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "MergeStatesRequest"])
+@pytest.mark.parametrize("options", FEATURES.values(), ids=FEATURES)
+def test_every_feature_has_kernels_everywhere(name, options):
+    for arch in SmArch:
+        if name.startswith("Fa3") and not arch.supports_fa3:
+            continue
+        kernels = require_kernels(bare(REQUEST_TYPES[name], arch, **options), arch)
+        main = next(spec for spec in kernels if spec.kind in ("fwd", "bwd_dkdv"))
+        modified = {"bias", "softcap"} & options.keys()
+        scores = Scores.DROPOUT if "dropout_p" in options else Scores.MODIFIED if modified else Scores.PLAIN
+        assert main.scores is scores
+        head_dim = options.get("head_dim", 128)
+        assert main.head_dim >= head_dim
+        assert main.head_dim_v >= options.get("head_dim_v", head_dim)
 
 
-REFUSED = {
-    "sliding window": (Fa2FwdRequest(**CELL, mask=MaskKind.sliding_causal(8)), "has no sliding window"),
-    "sink tokens": (Fa2FwdRequest(**CELL, mask=MaskKind.causal(), sink_tokens=4), "has no sink tokens"),
-    "ALiBi": (Fa2FwdRequest(**CELL, bias=PositionBias.ALIBI), "has no ALiBi"),
-    "softcap": (Fa2FwdRequest(**CELL, softcap=30.0), "has no softcap"),
-    "dropout": (Fa2FwdRequest(**CELL, dropout_p=0.1), "has no dropout"),
-    "backward": (Fa2BwdRequest(**CELL), "computes dense forward passes, not Fa2BwdRequest"),
-    "fp8": (
-        Fa3FwdFp8Request(**{**CELL, "dtype": DType.F8E4M3}),
-        "multiplies f16 and bf16, not e4m3",
-    ),
-}
+@pytest.mark.parametrize(("request_type", "options"), VARIANTS)
+def test_every_variant_has_kernels_everywhere(request_type, options):
+    for arch in SmArch:
+        if options.get("kv_dtype") and not arch.supports_fp8:
+            continue
+        kernels = require_kernels(bare(request_type, arch, **options), arch)
+        for spec in kernels:
+            if spec.kind == "fwd":
+                assert spec.fp8_kv is ("kv_dtype" in options)
+                assert spec.paged is (request_type is PagedAttentionRequest or len(options) > 0)
 
 
-@pytest.mark.parametrize(("request_", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_refused_request_says_why_and_falls_to_the_reference(request_, reason):
-    explanation = explain(request_)
-    assert explanation.chosen.implementation == "reference"
-    refused = next(c for c in explanation.candidates if c.implementation == "sm80_mma")
-    assert refused.reasons == (reason,)
-    assert refused.spec is None
-    with pytest.raises(NoKernelError, match=reason) as caught:
-        choose_kernel(request_, SmArch.SM90A)
-    assert caught.value.reasons["sm80_mma"] == (reason,)
-    assert "executor='reference'" in caught.value.remedy
+def test_masks_are_no_reason_for_another_kernel():
+    masks = (MaskKind.full(), MaskKind.causal(), MaskKind.sliding(5, 3), MaskKind.sliding_causal(8))
+    assert len({choose_kernels(Fa2FwdRequest(**CELL, mask=mask), SmArch.SM90A) for mask in masks}) == 1
 
 
-def test_every_reason_is_listed():
-    request = Fa2FwdRequest(**CELL, mask=MaskKind.sliding_causal(8), sink_tokens=2, softcap=1.0)
-    refused = next(c for c in explain(request).candidates if not c.chosen)
-    assert refused.reasons == ("has no sliding window", "has no sink tokens", "has no softcap")
+def test_requests_with_arrays_take_only_what_they_need():
+    short, token = np.ones((1, 40, 2, 64), np.float16), np.ones((1, 1, 2, 64), np.float16)
+    kinds = lambda request: [spec.kind for spec in choose_kernels(request, SmArch.SM80)]  # noqa: E731
+    assert kinds(Fa2FwdRequest.from_arrays(short, short, short)) == ["fwd"]
+    long = np.ones((1, 9000, 2, 64), np.float16)
+    request = Fa2FwdRequest.from_arrays(token, long, long)
+    assert kinds(request) == ["fwd", "combine"]
+    assert "decode" in choose_kernels(request, SmArch.SM80)[0].features
 
 
-def test_learned_sinks_are_refused():
-    one = np.ones((1, 1, 1, 8), np.float16)
-    request = Fa2FwdRequest.from_arrays(one, one, one, sink_logits=np.zeros(1, np.float32))
+def refusals(request, implementation):
+    return next(c for c in explain(request).candidates if c.implementation == implementation)
+
+
+@pytest.fixture
+def without_bf16(monkeypatch):
+    """The mma.sync family refuses bf16, for two reasons."""
+    monkeypatch.setattr(
+        "flashactor.kernels.select.IMPLEMENTATIONS",
+        tuple(
+            type(impl)(
+                impl.name,
+                impl.summary,
+                lambda request, arch: ("has no bf16", "and no time") if request.dtype is DType.BF16 else (),
+                impl.kernels,
+            )
+            if impl.name == "sm80_mma"
+            else impl
+            for impl in IMPLEMENTATIONS
+        ),
+    )
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_a_refused_request_gives_every_reason_and_falls_to_the_reference():
+    request = Fa2FwdRequest(**CELL)
     assert explain(request).chosen.implementation == "reference"
+    assert refusals(request, "sm80_mma").reasons == ("has no bf16", "and no time")
+    assert refusals(request, "sm80_mma").kernels == ()
+    with pytest.raises(NoKernelError, match="has no bf16") as caught:
+        choose_kernels(request, SmArch.SM90A)
+    assert caught.value.reasons["sm80_mma"] == ("has no bf16", "and no time")
+    assert "executor='reference'" in caught.value.remedy
+    with pytest.raises(NoKernelError, match="has no bf16"):
+        explain(Fa2FwdRequest(**CELL, implementation="sm80_mma"))
+    assert explain(Fa2FwdRequest(**{**CELL, "dtype": DType.F16})).chosen.implementation == "sm80_mma"
 
 
-def test_the_reference_does_not_read_a_device():
+def on_device(*shape, typestr="<f2"):
     class OnDevice:
         __cuda_array_interface__: ClassVar = {
-            "shape": (1, 1, 1, 8),
-            "typestr": "<f2",
+            "shape": shape,
+            "typestr": typestr,
             "data": (1 << 20, False),
             "version": 3,
         }
 
-    device = Fa2FwdRequest.from_arrays(OnDevice(), OnDevice(), OnDevice(), softcap=1.0)
-    with pytest.raises(NoKernelError, match="reads host memory, and the operands are on cuda:0"):
-        explain(device)
+    return OnDevice()
+
+
+def test_the_reference_does_not_read_a_device():
+    x = on_device(1, 1, 1, 8)
+    request = Fa2FwdRequest.from_arrays(x, x, x)
+    reason = "reads host memory, and the operands are on cuda:0"
+    assert refusals(request, "reference").reasons == (reason,)
+    with pytest.raises(NoKernelError, match=reason):
+        explain(Fa2FwdRequest.from_arrays(x, x, x, implementation="reference"))
+
+
+def test_the_reference_does_not_read_states_on_a_device_either():
+    out, lse = on_device(1, 1, 1, 8), on_device(1, 1, 1, typestr="<f4")
+    request = MergeStatesRequest.from_arrays(out, lse, out, lse)
+    assert refusals(request, "reference").reasons == ("reads host memory, and the operands are on cuda:0",)
 
 
 def test_a_request_may_insist():
     assert explain(Fa2FwdRequest(**CELL, implementation="reference")).chosen.implementation == "reference"
+    named = explain(Fa2FwdRequest(**CELL, implementation="sm80_mma")).chosen
+    assert named.reasons == ("the request names it",)
     with pytest.raises(NoKernelError, match="computes on the host, not on the device"):
-        choose_kernel(Fa2FwdRequest(**CELL, implementation="reference"), SmArch.SM90A)
-    with pytest.raises(NoKernelError, match="has no softcap"):
-        explain(Fa2FwdRequest(**CELL, softcap=1.0, implementation="sm80_mma"))
+        choose_kernels(Fa2FwdRequest(**CELL, implementation="reference"), SmArch.SM90A)
     with pytest.raises(UnknownImplementationError, match="sm80_mma, reference"):
         explain(Fa2FwdRequest(**CELL, implementation="fa9"))
+    with pytest.raises(UnknownImplementationError, match="sm80_mma, reference"):
+        choose_kernels(Fa2FwdRequest(**CELL, implementation="fa9"), SmArch.SM90A)
 
 
 def test_an_impossible_architecture_is_the_requests_error():
@@ -116,13 +242,15 @@ def test_an_impossible_architecture_is_the_requests_error():
 
 
 def test_the_actors_architecture_decides():
-    assert explain(Fa2FwdRequest(None, DType.BF16, 128), SmArch.SM120).chosen.spec.arch is SmArch.SM120
+    kernels = explain(Fa2FwdRequest(None, DType.BF16, 128), SmArch.SM120).chosen.kernels
+    assert {spec.arch for spec in kernels} == {SmArch.SM120}
 
 
+@pytest.mark.usefixtures("without_bf16")
 def test_a_kernel_family_can_be_activated():
     with registry.activated("sm80_mma"):
-        assert explain(Fa2FwdRequest(**CELL)).chosen.implementation == "sm80_mma"
-        assert explain(Fa2FwdRequest(**CELL, softcap=1.0)).chosen.implementation == "reference"
+        assert explain(Fa2FwdRequest(**{**CELL, "dtype": DType.F16})).chosen.implementation == "sm80_mma"
+        assert explain(Fa2FwdRequest(**CELL)).chosen.implementation == "reference"
 
 
 def test_implementations_are_named_once():
