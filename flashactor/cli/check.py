@@ -14,9 +14,10 @@ from flashactor.cli.progress import kernel_progress
 from flashactor.cli.selection import (
     add_feature_option,
     add_jobs_option,
+    add_kernel_option,
     add_selection_options,
     check_jobs,
-    matching_specs,
+    labelled_or_matching_specs,
 )
 from flashactor.settings import Settings
 
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
     )
     add_selection_options(parser)
     add_feature_option(parser)
+    add_kernel_option(parser)
     half = parser.add_mutually_exclusive_group()
     half.add_argument("--static-only", action="store_true", help="check the cubins, emulate nothing")
     half.add_argument("--emulate-only", action="store_true", help="emulate the PTX, look at no cubin")
@@ -56,7 +58,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check what matches; 1 if any check of any kernel failed."""
     check_jobs(options)
-    specs = matching_specs(options)
+    specs = labelled_or_matching_specs(options)
     from flashactor.check.pool import check_kernels
     from flashactor.check.report import Halves
     from flashactor.check.tools import PACKAGES, find_tool

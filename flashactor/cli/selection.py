@@ -87,6 +87,19 @@ def specs_of_labels(labels: Sequence[str]) -> list[KernelSpec]:
     return [known[label] for label in dict.fromkeys(labels)]
 
 
+def labelled_or_matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
+    """The kernels of ``--kernel``, which stands alone, or those that match the other options.
+
+    Raises:
+        RequestError: both ways at once, a label that no kernel has, or options that none matches.
+    """
+    if not options.kernel:
+        return matching_specs(options)
+    if options.arch or options.dtype or options.head_dim or options.feature:
+        raise common.reject("--kernel", "with other selections", "--kernel alone", "drop the others")
+    return specs_of_labels(options.kernel)
+
+
 def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
     """The kernels that the options name; they have at least one of the features.
 

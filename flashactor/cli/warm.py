@@ -36,8 +36,8 @@ def add_parser(commands: Any) -> None:
         description="Compile the kernels that match the options, for the device's architecture, or for every "
         "architecture where there is no device. Without --feature and --all, those that most people need: "
         "forward passes with any mask over 16-bit keys, in pages or not, prefill and decode, but without "
-        "softcap, ALiBi and dropout; and the kernel that combines splits. --kernel, --config and --trace name "
-        "kernels in other ways; --arch and --dtype narrow the last two.",
+        "softcap, ALiBi and dropout; and the kernel that combines splits. --kernel, --config and --trace "
+        "name kernels in other ways; --arch and --dtype narrow the last two.",
     )
     add_source_options(parser)
     add_jobs_option(parser)

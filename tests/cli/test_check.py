@@ -11,15 +11,19 @@ from flashactor.check import tools
 from flashactor.check.findings import Finding
 from flashactor.check.report import Halves, check_kernel
 from flashactor.cli import check as command
-from flashactor.cli.selection import feature_names, matching_specs
+from flashactor.cli.selection import feature_names, features_of, matching_specs
 from flashactor.errors import CompileError
-from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.kernels.backward_spec import backward_specs
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.sm80 import forward_spec, padded_head_dims
+from flashactor.kernels.spec import Scores
 from flashactor.settings import Settings
 from flashactor.types import DType, SmArch
 
-ONE = ("--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16", "--feature", "causal")
-LABEL = "sm80_mma.fwd.bf16.d32.causal.128x128w4.sm_80"
-SPEC = forward_spec(SmArch.SM80, DType.BF16, 32, causal=True)
+SPEC = forward_spec(SmArch.SM80, DType.BF16, 32)
+LABEL = SPEC.label
+ONE = ("--kernel", LABEL)
+SHARED_KIB = f"{SPEC.shared_bytes / 1024:g}"
 
 
 def cells(run):
@@ -63,7 +67,7 @@ def test_static_checks_of_one_kernel(flashactor):
     registers, shared, spills, static, *emulated, seconds = cells(run)
     checks = static.split("/")
     assert int(registers) > 100
-    assert (shared, spills) == ("24", "0")
+    assert (shared, spills) == (SHARED_KIB, "0")
     assert checks[0] == checks[1] != "0"
     assert emulated == ["-", "-", "-"]
     assert float(seconds) > 0
@@ -75,7 +79,7 @@ def test_json_has_every_finding(flashactor):
     document = json.loads(flashactor("check", "--static-only", *ONE, "--json").out)
     (kernel,) = document["kernels"]
     assert (kernel["kernel"], kernel["emulated"], document["failed"]) == (LABEL, [], [])
-    assert kernel["shared_bytes"] == 24 * 1024
+    assert kernel["shared_bytes"] == SPEC.shared_bytes
     assert {finding["check"] for finding in kernel["static"]} >= {"registers", "products", "subroutines"}
     assert all(finding["ok"] and finding["detail"] for finding in kernel["static"])
 
@@ -129,7 +133,7 @@ def test_emulation_alone_looks_at_no_cubin(flashactor, in_this_process, emulated
     monkeypatch.setattr(tools, "find_tool", None)
     run = flashactor("check", *ONE, "--emulate-only")
     assert run.code == 0
-    assert cells(run)[:-1] == ["-", "24", "-", "-", "2/2", "0.50", "-"]
+    assert cells(run)[:-1] == ["-", SHARED_KIB, "-", "-", "2/2", "0.50", "-"]
     run = flashactor("check", *ONE, "--emulate-only", "--no-races")
     assert (run.code, run.err) == (1, f"flashactor: error: {LABEL}: races: not looked for\n")
 
@@ -149,6 +153,8 @@ def test_a_fault_in_the_emulator_is_a_failed_check(tmp_path, emulated):
         (["--dtype", "e4m3"], "f16, bf16"),
         (["--head-dim", 100], "--head-dim: got 100"),
         (["--feature", "softcup"], "invalid choice"),
+        (["--kernel", LABEL, "--dtype", "bf16"], "--kernel alone"),
+        (["--kernel", LABEL + "x"], LABEL),
         (["--static-only", "--emulate-only"], "not allowed with"),
     ],
     ids=str,
@@ -172,14 +178,44 @@ def test_a_missing_tool_is_one_line(flashactor, monkeypatch, tmp_path):
 
 
 def test_features_are_what_the_kernels_say():
-    assert feature_names() == ("causal", "full")
-    assert all(spec.features for spec in all_specs())
+    names = {"fwd", "plain", "modified", "dropout", "paged", "fp8_kv", "decode", "combine", "append", "merge"}
+    assert names <= set(feature_names())
+    assert list(feature_names()) == sorted(set(feature_names()))
+    for spec in all_specs():
+        assert {spec.kind, *spec.features} <= features_of(spec) <= set(feature_names())
+
+
+def select(**options):
+    every = {"arch": [SmArch.SM80], "dtype": None, "head_dim": None, "feature": None}
+    return matching_specs(argparse.Namespace(**every | options))
 
 
 def test_features_add_up():
-    options = argparse.Namespace(arch=[SmArch.SM80], dtype=None, head_dim=None)
-    assert len(matching_specs(options, None)) == len(matching_specs(options, ["causal", "full"])) == 32
-    assert all(spec.causal for spec in matching_specs(options, ["causal"]))
+    every = list(all_specs(SmArch.SM80))
+    assert select() == every
+    assert select(feature=["fwd", "combine"]) == [s for s in every if s.kind in ("fwd", "combine")]
+    for feature in feature_names():
+        found = select(feature=[feature])
+        assert found == [spec for spec in every if feature in features_of(spec)] != []
+
+
+def test_the_first_word_of_a_kind_is_a_feature(monkeypatch):
+    specs = backward_specs(SmArch.SM80, DType.BF16, 64, 64, Scores.PLAIN, deterministic=True).all
+    monkeypatch.setattr("flashactor.cli.selection.all_specs", lambda arch=None: (SPEC, *specs))
+    assert select(feature=["bwd"]) == list(specs)
+    assert [spec.kind for spec in select(feature=["bwd_dq"])] == ["bwd_dq"]
+    assert [spec.kind for spec in select(feature=["fwd"])] == ["fwd"]
+
+
+@pytest.mark.parametrize("head_dim", [8, 64, 72, 136, 192, 200])
+def test_a_head_dim_selects_what_holds_it_and_what_takes_any(head_dim):
+    found = select(head_dim=[head_dim])
+    assert {spec.kind for spec in found} == {spec.kind for spec in all_specs(SmArch.SM80)}
+    for spec in all_specs(SmArch.SM80):
+        least = spec.head_dims and padded_head_dims(head_dim, head_dim)[0] == spec.head_dims[0]
+        assert (spec in found) == (least or not spec.head_dims)
+    for head_dim_v in (8, head_dim):
+        assert forward_spec(SmArch.SM80, DType.BF16, head_dim, head_dim_v) in found
 
 
 def test_on_a_terminal_there_is_a_bar(flashactor, monkeypatch):

@@ -1,19 +1,32 @@
 """``flashactor explain``: key, kernel, reasons; for people and for programs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from flashactor import DType, SmArch
-from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels import select
+from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.select import IMPLEMENTATIONS
+from flashactor.kernels.sm80 import FAMILY, forward_spec
+
+PREFILL = forward_spec(SmArch.SM80, DType.BF16, 128)
+DECODE = forward_spec(SmArch.SM80, DType.BF16, 128, decode=True)
+COMBINE = combine_spec(FAMILY, SmArch.SM80, DType.BF16)
 
 
 def test_the_default_request(flashactor):
     run = flashactor("explain")
     assert (run.code, run.err) == (0, "")
     assert "flashactor::fa2::fwd<bf16, 128, full>" in run.out
-    assert "128 queries x 64 keys, 128 threads" in run.out
-    assert "not compiled yet; add --compile" in run.out
+    for spec in (PREFILL, DECODE):
+        assert f"{spec.tile_name}, {spec.threads} threads" in run.out
+        assert f"{spec.shared_bytes / 1024:.1f} KiB" in run.out
+    for spec in (PREFILL, DECODE, COMBINE):
+        assert f"{spec.label} ({spec.entry} in kernels_cu/{spec.source})" in run.out
+    assert run.out.count("not compiled yet; add --compile") == 3
+    assert "workspace" not in run.out
     assert "\x1b" not in run.out
     assert all(line == line.rstrip() for line in run.out.splitlines())
 
@@ -21,7 +34,10 @@ def test_the_default_request(flashactor):
 def test_json_says_the_same(flashactor):
     run = flashactor("explain", "--arch", "sm_90a", "--causal", "--gqa", 8, "--json")
     document = json.loads(run.out)
-    spec = forward_spec(SmArch.SM90A, DType.BF16, 128, True)
+    specs = [
+        *(forward_spec(SmArch.SM90A, DType.BF16, 128, decode=decode) for decode in (False, True)),
+        combine_spec(FAMILY, SmArch.SM90A, DType.BF16),
+    ]
     assert document["kernel_name"] == "flashactor::fa3::fwd<bf16, 128, causal>_gqa8"
     assert document["key"] == {
         "arch": "sm_90a",
@@ -36,44 +52,108 @@ def test_json_says_the_same(flashactor):
         "gqa_ratio": 8,
     }
     assert document["chosen"] == "sm80_mma"
-    assert document["kernel"]["label"] == spec.label
-    assert document["kernel"]["shared_bytes"] == spec.shared_bytes
-    assert document["kernel"]["compiled"] is False
-    assert [c["implementation"] for c in document["candidates"]] == ["sm80_mma", "reference"]
+    for kernel, spec in zip(document["kernels"], specs, strict=True):
+        assert (kernel["label"], kernel["kind"], kernel["tile"]) == (spec.label, spec.kind, spec.tile_name)
+        assert kernel["shared_bytes"] == spec.shared_bytes
+        assert kernel["compiled"] is False
+    assert document["workspace_bytes"] is None
+    mma, reference = document["candidates"]
+    assert (mma["implementation"], mma["kernels"]) == ("sm80_mma", [spec.label for spec in specs])
+    assert (reference["implementation"], reference["kernels"]) == ("reference", [])
+
+
+def explained(flashactor, *options):
+    run = flashactor("explain", "--json", *options)
+    assert (run.code, run.err) == (0, "")
+    document = json.loads(run.out)
+    return [kernel["label"] for kernel in document["kernels"]], document["workspace_bytes"]
+
+
+def test_sizes_say_which_kernels_and_how_much_scratch_memory(flashactor):
+    assert explained(flashactor, "--sizes", 8, 4096, 4096, 8) == ([PREFILL.label], 0)
+    assert explained(flashactor, "--sizes", 64, 1, 512, 8)[0] == [DECODE.label]
+    labels, workspace = explained(flashactor, "--sizes", 1, 1, 65536, 2, "--gqa", 4)
+    assert labels == [DECODE.label, COMBINE.label]
+    row = (128 + 1) * 4  # a float32 for each element of out, and one for lse
+    splits = workspace // (8 * row)
+    assert splits > 1
+    assert splits * 8 * row <= workspace < splits * 8 * row + 512
+    run = flashactor("explain", "--sizes", 1, 1, 65536, 2, "--gqa", 4)
+    assert f"workspace    {workspace / 1024:.1f} KiB" in run.out
+
+
+def test_requests_of_other_heads_caches_and_kinds(flashactor):
+    labels, _ = explained(flashactor, "--head-dim", 192, "--head-dim-v", 128)
+    assert forward_spec(SmArch.SM80, DType.BF16, 192, 128).label in labels
+    labels, _ = explained(flashactor, "--kind", "paged", "--kv-dtype", "e4m3", "--alibi")
+    assert any(".fwd.bf16.d128.modified.paged.fp8_kv.decode." in label for label in labels)
+    labels, _ = explained(flashactor, "--kind", "merge", "--dtype", "f16")
+    assert [label.split(".")[1] for label in labels] == ["merge"]
+    _, most = explained(flashactor, "--sizes", 1, 1, 65536, 2)
+    _, least = explained(flashactor, "--sizes", 1, 1, 65536, 2, "--batch-invariant")
+    assert 0 < least < most
+
+
+def test_no_array_is_made_for_sizes(flashactor):
+    labels, workspace = explained(flashactor, "--sizes", 2**16, 1, 2**30, 64, "--alibi", "--gqa", 8)
+    assert (len(labels), workspace) == (1, 0)
+
+
+def test_the_reference_needs_no_scratch_memory(flashactor):
+    assert explained(flashactor, "--sizes", 1, 1, 65536, 2, "--implementation", "reference") == ([], None)
 
 
 def test_compile_shows_registers_and_later_runs_find_them(flashactor):
-    compiled = json.loads(flashactor("explain", "--head-dim", 32, "--compile", "--json").out)["kernel"]
-    assert 0 < compiled["registers"] <= 255
-    assert compiled["spill_bytes"] == 0
-    again = json.loads(flashactor("explain", "--head-dim", 32, "--json").out)["kernel"]
+    options = ("explain", "--head-dim", 32, "--sizes", 1, 1, 65536, 1)
+    compiled = json.loads(flashactor(*options, "--compile", "--json").out)["kernels"]
+    assert [kernel["kind"] for kernel in compiled] == ["fwd", "combine"]
+    for kernel in compiled:
+        assert 0 < kernel["registers"] <= 255
+        assert kernel["spill_bytes"] == 0
+    again = json.loads(flashactor(*options, "--json").out)["kernels"]
     assert again == compiled
-    assert f"{compiled['registers']} a thread" in flashactor("explain", "--head-dim", 32).out
+    run = flashactor(*options)
+    assert all(f"{kernel['registers']} a thread" in run.out for kernel in compiled)
 
 
 @pytest.mark.parametrize(
-    ("options", "name", "reason"),
+    ("options", "name", "label"),
     [
-        (["--causal", "--window", 64], "fwd<bf16, 128, causal>_sw64", "has no sliding window"),
-        (["--causal", "--sink", 4], "fwd<bf16, 128, causal>_sink4", "has no sink tokens"),
-        (["--alibi"], "fwd<bf16, 128, full>_alibi", "has no ALiBi"),
-        (["--softcap", 30], "fwd<bf16, 128, full>", "has no softcap"),
-        (["--dropout", 0.1], "fwd<bf16, 128, full>", "has no dropout"),
-        (["--kind", "varlen"], "fwd<bf16, 128, full>_varlen", "not VarlenFwdRequest"),
-        (["--kind", "paged"], "fwd<bf16, 128, full>_paged", "not PagedAttentionRequest"),
-        (["--kind", "chunked"], "fwd<bf16, 128, full>_varlen", "not ChunkedPrefillRequest"),
-        (["--backward"], "bwd<bf16, 128, full>", "not Fa2BwdRequest"),
-        (["--backward", "--kind", "varlen"], "bwd<bf16, 128, full>_varlen", "not VarlenBwdRequest"),
-        (["--dtype", "e4m3", "--arch", "sm_90a"], "fwd<e4m3, 128, full>", "not e4m3"),
+        (["--causal", "--window", 64], "fwd<bf16, 128, causal>_sw64", "bf16.d128.plain."),
+        (["--causal", "--sink", 4], "fwd<bf16, 128, causal>_sink4", "bf16.d128.plain."),
+        (["--alibi"], "fwd<bf16, 128, full>_alibi", "bf16.d128.modified."),
+        (["--softcap", 30], "fwd<bf16, 128, full>", "bf16.d128.modified."),
+        (["--dropout", 0.1], "fwd<bf16, 128, full>", "bf16.d128.dropout."),
+        (["--kind", "varlen"], "fwd<bf16, 128, full>_varlen", "bf16.d128.plain."),
+        (["--kind", "paged"], "fwd<bf16, 128, full>_paged", "bf16.d128.plain.paged."),
+        (["--kind", "chunked"], "fwd<bf16, 128, full>_varlen", "append.bf16."),
+        (["--kind", "merge"], "merge<bf16, 128>", "merge.bf16."),
     ],
     ids=str,
 )
-def test_what_has_no_kernel_says_why(flashactor, options, name, reason):
+def test_what_has_kernels_names_them(flashactor, options, name, label):
     run = flashactor("explain", *options)
     assert run.code == 0
     assert name in run.out
-    assert reason in run.out
+    assert label in run.out
+    assert "computed by  sm80_mma" in run.out
+
+
+def test_what_has_no_kernel_says_why(flashactor, monkeypatch):
+    refusing = replace(IMPLEMENTATIONS[0], reasons_against=lambda request, arch: ("is away", "has no time"))
+    monkeypatch.setattr(select, "IMPLEMENTATIONS", (refusing, *IMPLEMENTATIONS[1:]))
+    run = flashactor("explain", "--sizes", 1, 1, 65536, 2)
+    assert run.code == 0
     assert "computed by  reference" in run.out
+    assert "is away" in run.out
+    assert "has no time" in run.out
+    assert "registers" not in run.out
+    document = json.loads(flashactor("explain", "--json").out)
+    assert document["kernels"] == document["candidates"][0]["kernels"] == []
+    assert document["candidates"][0]["reasons"] == ["is away", "has no time"]
+    run = flashactor("explain", "--implementation", "sm80_mma")
+    assert (run.code, run.out) == (2, "")
+    assert "is away" in run.err
 
 
 @pytest.mark.parametrize(
@@ -88,7 +168,12 @@ def test_what_has_no_kernel_says_why(flashactor, options, name, reason):
         (["--dtype", "e4m3", "--backward"], "--dtype"),
         (["--backward", "--kind", "paged"], "--kind"),
         (["--implementation", "fa9"], "sm80_mma, reference"),
-        (["--implementation", "sm80_mma", "--softcap", 1], "has no softcap"),
+        (["--sizes", 1, 1, 0, 1], "--sizes: got 0"),
+        (["--sizes", 1, 1, 1, 1, "--kind", "paged"], "--sizes: got paged"),
+        (["--kv-dtype", "e4m3"], "paged or chunked for --kv-dtype"),
+        (["--kv-dtype", "f16", "--kind", "paged"], "kv_dtype"),
+        (["--head-dim-v", 100], "head_dim_v: got 100"),
+        (["--kind", "merge", "--causal"], "mask"),
         (["--dropout", 1], "dropout_p"),
     ],
     ids=str,
@@ -103,4 +188,10 @@ def test_impossible_requests_are_one_line(flashactor, options, message):
 def test_the_support_table(flashactor):
     run = flashactor("explain", "--support-table")
     assert run.out.startswith("| feature | `sm80_mma` | `reference` |")
-    assert "| GQA and MQA | ✓ | ✓ |" in run.out
+    for feature in (
+        "GQA and MQA",
+        "softcap",
+        "fp8 KV cache under 16-bit queries",
+        "append with rotary embedding",
+    ):
+        assert f"| {feature} | ✓ | ✓ |" in run.out

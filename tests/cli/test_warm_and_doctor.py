@@ -16,6 +16,8 @@ from flashactor.cache.folder import CubinFolder
 from flashactor.errors import CompileError, NoKernelError
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.select import choose_kernels
+from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.spec import Scores
 
 SMALL = ("--arch", "sm_80", "--feature", "combine")
 """Selects two kernels that take little to compile."""
@@ -83,11 +85,12 @@ def test_without_a_device_warm_means_every_architecture(flashactor):
 def test_a_head_dim_is_warmed_as_the_kernels_that_serve_it(flashactor):
     options = ("--arch", "sm_80", "--dtype", "f16", "--dry-run", "--json")
     assert listed(flashactor("warm", "--head-dim", 72, 80, 96, *options)) == [
-        "sm80_mma.fwd.f16.d96.plain.128x64w4.sm_80",
-        "sm80_mma.fwd.f16.d96.plain.decode.16x64w4k.sm_80",
-        "sm80_mma.fwd.f16.d96.plain.paged.128x64w4.sm_80",
-        "sm80_mma.fwd.f16.d96.plain.paged.decode.16x64w4k.sm_80",
-        "sm80_mma.combine.f16.sm_80",
+        *(
+            forward_spec(SmArch.SM80, DType.F16, 96, paged=paged, decode=decode).label
+            for paged in (False, True)
+            for decode in (False, True)
+        ),
+        F16,
     ]
     both = listed(flashactor("warm", "--head-dim", 192, *options))
     assert {label.split(".")[3] for label in both} == {"d192", "d192v128", "sm_80"}
@@ -240,15 +243,12 @@ def test_verbose_shows_what_happens(flashactor, tmp_path):
 
 
 MODEL = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "torch_dtype": "bfloat16"}
-OF_TRACE = [
-    "sm80_mma.fwd.bf16.d32.plain.128x128w4.sm_80",
-    "sm80_mma.fwd.bf16.d32.plain.decode.16x128w4k.sm_80",
-    BF16,
-]
 OF_MODEL = [
-    *OF_TRACE,
-    "sm80_mma.fwd.bf16.d32.plain.paged.128x128w4.sm_80",
-    "sm80_mma.fwd.bf16.d32.plain.paged.decode.16x128w4k.sm_80",
+    forward_spec(SmArch.SM80, DType.BF16, 32).label,
+    forward_spec(SmArch.SM80, DType.BF16, 32, decode=True).label,
+    BF16,
+    forward_spec(SmArch.SM80, DType.BF16, 32, paged=True).label,
+    forward_spec(SmArch.SM80, DType.BF16, 32, paged=True, decode=True).label,
 ]
 """Prefill and decode over contiguous and paged keys, and what combines their splits."""
 
@@ -261,7 +261,7 @@ def test_warm_exactly_these_kernels(flashactor):
 def test_warm_by_feature(flashactor):
     of_one = ("warm", "--arch", "sm_80", "--dtype", "bf16", "--head-dim", 64, "--dry-run", "--json")
     dropout = listed(flashactor(*of_one, "--feature", "dropout"))
-    assert "sm80_mma.fwd.bf16.d64.dropout.128x64w4.sm_80" in dropout
+    assert forward_spec(SmArch.SM80, DType.BF16, 64, scores=Scores.DROPOUT).label in dropout
     assert all("dropout" in label for label in dropout)
     more = listed(flashactor(*of_one, "--feature", "dropout", "--feature", "combine", "fp8_kv"))
     assert {label for label in more if "fp8_kv" not in label} == {*dropout, BF16}
@@ -380,7 +380,8 @@ def test_warm_a_trace(flashactor, tmp_path):
     run = flashactor(
         "warm", "--trace", "keys.jsonl", "--arch", "sm_90a", "--dtype", "f16", "--dry-run", "--json"
     )
-    assert listed(run) == [label.replace("bf16", "f16").replace("sm_80", "sm_90a") for label in OF_TRACE]
+    assert [label.split(".")[1:3] for label in listed(run)] == [["fwd", "f16"]] * 2 + [["combine", "f16"]]
+    assert {label.split(".")[-1] for label in listed(run)} == {"sm_90a"}
     run = flashactor("warm", "--trace", "keys.jsonl", "--arch", "sm_86", "--dtype", "f16")
     assert (run.code, run.err.count("\n")) == (2, 1)
 

@@ -2,11 +2,14 @@
 
 import json
 
+from flashactor import DType, SmArch
+from flashactor.kernels.sm80 import forward_spec
+
 SMALL = ("--arch", "sm_80", "--feature", "combine")
 """Selects two kernels that take little to compile."""
 BF16 = "sm80_mma.combine.bf16.sm_80"
 F16 = "sm80_mma.combine.f16.sm_80"
-UNCACHED = "sm80_mma.fwd.bf16.d64.plain.128x64w4.sm_80"
+UNCACHED = forward_spec(SmArch.SM80, DType.BF16, 64).label
 
 
 def key_of(cache, label=BF16):
