@@ -127,18 +127,44 @@ class TileChoice:
 _ALL = tuple(SmArch)
 _LARGE_SHARED = (SmArch.SM80, SmArch.SM90A, SmArch.SM100)
 _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
+_UP_TO_SM100 = tuple(arch for arch in SmArch if arch is not SmArch.SM120)
 _NEWER = tuple(arch for arch in SmArch if arch is not SmArch.SM80)
 
 TILES = (
-    TileChoice(32, _ALL, Tile(128, 128, 4), "S takes half of the registers: two blocks an SM"),
-    TileChoice(64, _ALL, Tile(128, 64, 4), "no spill; two blocks an SM"),
-    TileChoice(96, _ALL, Tile(128, 64, 4), "two blocks an SM also where it has 100 KB"),
-    TileChoice(128, _ALL, Tile(128, 64, 8), "one m16 tile a warp; 4 warps spill"),
+    TileChoice(32, _UP_TO_SM100, Tile(128, 128, 4), "S takes half of the registers: two blocks an SM"),
+    TileChoice(32, (SmArch.SM120,), Tile(128, 64, 4), "128 keys spill there"),
+    TileChoice(64, _UP_TO_SM100, Tile(128, 96, 4), "the widest tile_n without a spill in either type"),
+    TileChoice(64, (SmArch.SM120,), Tile(128, 64, 4), "96 keys spill there"),
+    TileChoice(96, _UP_TO_SM100, Tile(128, 64, 4), "two blocks an SM also where it has 100 KB"),
+    TileChoice(96, (SmArch.SM120,), Tile(128, 64, 8), "4 warps spill there"),
+    TileChoice(
+        128, (SmArch.SM80,), Tile(128, 64, 4), "32 rows a warp: a fragment of K or V serves two products"
+    ),
+    TileChoice(128, _NEWER, Tile(128, 128, 8), "one m16 tile a warp; 128x64 with 4 warps spills on sm_90a"),
     TileChoice(192, _ALL, Tile(128, 64, 8), "the last with 128 rows where a block has 99 KB"),
     TileChoice(256, _LARGE_SHARED, Tile(128, 64, 8), "128 rows where shared memory allows"),
     TileChoice(256, _SMALL_SHARED, Tile(64, 64, 4), "64 rows fit into 99 KB"),
 )
-"""One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
+"""Plain scores, keys in rows: one row for each padded head_dim and architecture. `flashactor check` compiles
+every kernel and allows no spill."""
+
+VARIANT_TILES = (
+    TileChoice(32, _ALL, Tile(128, 64, 4), "quick to compile"),
+    TileChoice(64, _ALL, Tile(128, 64, 4), "with 96 keys, softcap over pages spills"),
+    TileChoice(96, _ALL, Tile(128, 64, 8), "pages, softcap, ALiBi and dropout need registers of their own"),
+    TileChoice(128, _ALL, Tile(128, 64, 8), "with 4 warps or 128 keys it spills, or takes long to compile"),
+    TileChoice(192, _ALL, Tile(128, 64, 8), "the last with 128 rows where a block has 99 KB"),
+    TileChoice(256, _LARGE_SHARED, Tile(128, 64, 8), "128 rows where shared memory allows"),
+    TileChoice(256, _SMALL_SHARED, Tile(64, 32, 4), "64 keys fit, but spill on sm_120a"),
+)
+"""Scores that are modified, or keys in pages."""
+
+FP8_KV_TILES = (
+    *(row for row in VARIANT_TILES if row.head_dim <= 128),
+    TileChoice(192, _ALL, Tile(64, 32, 4), "room for keys and values in 8 bits beside those in 16"),
+    TileChoice(256, _ALL, Tile(64, 32, 4), "room for keys and values in 8 bits beside those in 16"),
+)
+"""Keys and values in fp8."""
 
 DECODE_TILES = (
     TileChoice(32, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
@@ -148,16 +174,24 @@ DECODE_TILES = (
     TileChoice(192, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
     TileChoice(256, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
 )
-"""Tiles for at most DECODE_ROWS packed rows of queries."""
+"""At most DECODE_ROWS packed rows of queries."""
+
+FP8_KV_DECODE_TILES = (
+    *(row for row in DECODE_TILES if row.head_dim < 256),
+    TileChoice(256, _ALL, Tile(16, 32, 2, 2), "room for keys and values in 8 bits beside those in 16"),
+)
+"""At most DECODE_ROWS packed rows of queries, keys and values in fp8."""
 
 DECODE_ROWS = 32
 
-_CHOICE = {
-    (decode, row.head_dim, arch): row.tile
-    for decode, table in ((False, TILES), (True, DECODE_TILES))
-    for row in table
-    for arch in row.archs
+TILE_TABLES = {
+    "plain scores, contiguous keys": TILES,
+    "softcap, ALiBi, dropout, or pages": VARIANT_TILES,
+    "fp8 keys and values": FP8_KV_TILES,
+    "decoding": DECODE_TILES,
+    "decoding, fp8 keys and values": FP8_KV_DECODE_TILES,
 }
+"""Every table, by what it is for."""
 
 
 def padded_head_dims(head_dim: int, head_dim_v: int) -> tuple[int, int]:
@@ -181,7 +215,14 @@ def forward_spec(
     Fp8 caches have one kernel, paged or not. Dropout is for training: it has no decode tile.
     """
     padded, padded_v = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
-    tile = _CHOICE[decode and scores is not Scores.DROPOUT, padded, arch]
+    few_rows = decode and scores is not Scores.DROPOUT
+    if fp8_kv:
+        table = FP8_KV_DECODE_TILES if few_rows else FP8_KV_TILES
+    elif few_rows:
+        table = DECODE_TILES
+    else:
+        table = VARIANT_TILES if paged or scores is not Scores.PLAIN else TILES
+    tile = next(row.tile for row in table if row.head_dim == padded and arch in row.archs)
     return ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
 
 

@@ -1,11 +1,11 @@
 // FlashAttention-2 forward (Dao 2023, arXiv:2307.08691, algorithm 1) with mma.sync and cp.async: all but the
 // two products, which depend on the element type.
 //
-// One thread block computes TileM rows (queries, or queries by the heads of a group) of one sequence. It walks
-// the key blocks that they see from the last to the first. Loads run ahead of the products by half a step: the
-// block's V is in flight under Q*K^T, the next block's K under the softmax and P*V. For a few rows and many keys,
-// the warps of a block share the keys rather than the rows, and several blocks share a sequence (split-KV, as in
-// Flash-Decoding): each writes what it has, and combine.cu merges them.
+// One thread block computes TileM rows (queries, or queries by the heads of a group) of one sequence. It
+// walks the key blocks that they see from the last to the first. Loads run ahead of the products by half a
+// step: the block's V is in flight under Q*K^T, the next block's K under the softmax and P*V. For a few rows
+// and many keys, the warps of a block share the keys rather than the rows, and several blocks share a
+// sequence (split-KV, as in Flash-Decoding): each writes what it has, and combine.cu merges them.
 #pragma once
 
 #include "common/fwd_params.cuh"
@@ -151,7 +151,9 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
     if constexpr (C::kScores == Scores::kDropout) drop(s, p.problem, work, lane, warp_key);
     Products::multiply_pv(o, s, shared, lane);
   }
-  const Output<C> output{p, work, sequence, packed, scale.log2, v_descale};
+  // Read again: what is kept takes registers from the loop.
+  const Sequence finished = find_sequence(p.problem, work.batch);
+  const Output<C> output{p, work, finished, packed, scale.log2, v_descale};
   if constexpr (C::kKeyWarps == 1) {
     finish(o, rows, output, shared, lane);
   } else {

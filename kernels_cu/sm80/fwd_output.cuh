@@ -170,7 +170,7 @@ __device__ __forceinline__ void finish(const typename C::OutTile& o, const typen
   __syncwarp();
   constexpr int kSpan = TileOut::kSpan;
   const int chunk = lane.lane % kSpan;
-#pragma unroll
+#pragma unroll 2
   for (int r = 0; r < C::kRowsPerWarp; r += 32 / kSpan) {
     const int tile_row = lane.first_row + r + lane.lane / kSpan;
     const bool exists = output.exists(tile_row);

@@ -33,7 +33,7 @@ struct QueryRows {
   int first_row;
   i64 stride_row, stride_head;
 
-  static constexpr bool kMayMiss = false;
+  static constexpr bool kAlwaysGuarded = true;  // loaded once: a second body would only take time to compile
   __device__ __forceinline__ const Element* operator()(int row, bool&) const {
     return first + rows.offset(first_row + row, stride_row, stride_head);
   }
@@ -48,7 +48,7 @@ struct PagedRows {
   i64 stride_page, stride_row;
   int shift, num_pages, first_key;
 
-  static constexpr bool kMayMiss = true;
+  static constexpr bool kAlwaysGuarded = true;
   __device__ __forceinline__ const Element* operator()(int row, bool& valid) const {
     const int key = first_key + row;
     if (!pages) return pool + key * stride_row;

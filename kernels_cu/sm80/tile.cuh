@@ -43,7 +43,7 @@ struct Tile {
   // `chunks` on become zeros and are not read.
   template <int Rows, typename Source>
   static __device__ __forceinline__ void load(u32 tile, const Source& source, int rows, int chunks) {
-    if (!Source::kMayMiss && rows >= Rows && chunks == kChunks) {
+    if (!Source::kAlwaysGuarded && rows >= Rows && chunks == kChunks) {
       copy<Rows, false>(tile, source, rows, chunks);
     } else {
       copy<Rows, true>(tile, source, rows, chunks);
@@ -83,7 +83,7 @@ struct StridedRows {
   const Element* first;
   i64 stride;  // in elements
 
-  static constexpr bool kMayMiss = false;
+  static constexpr bool kAlwaysGuarded = false;
   __device__ __forceinline__ const Element* operator()(int row, bool&) const { return first + row * stride; }
 };
 
