@@ -37,9 +37,10 @@ def normal(rng, *shape, dtype=np.float16):
 
 
 def table(rng, rows, half, dtype):
-    """cos and sin of any angles, in gaps of poison."""
+    """cos and sin of any angles, in gaps of poison that differ."""
     angles = rng.uniform(0, 2 * np.pi, (rows, half))
-    return strided(np.cos(angles).astype(dtype)), strided(np.sin(angles).astype(dtype))
+    sin = np.sin(angles).astype(dtype)
+    return strided(np.cos(angles).astype(dtype)), strided(sin, 32 // sin.itemsize)
 
 
 def pages_for(rng, prefix_lens, tokens, page_size, extra=2):
