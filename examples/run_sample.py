@@ -64,24 +64,24 @@ async def compute(asked: dict[str, Fa2FwdRequest]) -> dict[str, AttentionReply]:
 
 
 def kernel_rows(name: str, request: Fa2FwdRequest, cache: CubinCache) -> list[tuple[str, ...]]:
-    """One row for each architecture: the request's name there, and its kernel, compiled or from the cache."""
+    """One row for each kernel on each architecture: the request's name there, compiled or from the cache."""
     rows: list[tuple[str, ...]] = []
     for arch in SmArch:
         explanation = explain(request, arch)
-        spec = explanation.chosen.spec
-        if spec is None:
+        if not explanation.chosen.kernels:
             raise SystemExit(f"no kernel for {explanation.kernel_name} on {arch.target}")
-        kernel = cache.get_or_compile(spec)
-        rows.append(
-            (
-                name,
-                arch.target,
-                explanation.kernel_name,
-                f"{explanation.key.stable_hash():016x}",
-                f"{len(kernel.cubin) / 1024:.1f} KiB",
-                f"{kernel.record.compile_seconds:.2f} s ({kernel.source})",
+        for spec in explanation.chosen.kernels:
+            kernel = cache.get_or_compile(spec)
+            rows.append(
+                (
+                    name,
+                    arch.target,
+                    explanation.kernel_name,
+                    f"{explanation.key.stable_hash():016x}",
+                    f"{len(kernel.cubin) / 1024:.1f} KiB",
+                    f"{kernel.record.compile_seconds:.2f} s ({kernel.source})",
+                )
             )
-        )
     return rows
 
 

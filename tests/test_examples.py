@@ -13,8 +13,8 @@ EXPECTED = {
     "varlen_batch.py": "sentence 3: 22 tokens, max difference from the model",
     "mock_in_a_unit_test.py": "both tests passed",
     "emulate_your_kernel.py": "without the barrier: DataRaceError",
-    "plan_and_explain.py": "reference chosen",
-    "warm_while_serving.py": "4 asks, 3 kernels, 1 ask shared another's compile",
+    "plan_and_explain.py": "sm80_mma chosen",
+    "warm_while_serving.py": "6 asks, 5 kernels, 1 ask shared another's compile",
     "run_sample.py": "max error against float64",
 }
 

@@ -23,7 +23,7 @@ q = np.ones((1, 8, 2, 64), np.float16)
 request = Fa2FwdRequest.from_arrays(q, q, q, mask=MaskKind.causal())
 with FlashAttnActor.start(executor="reference") as actor:
     assert (actor.ask(FlashAttnMsg.forward(request)).result(10).out == 1).all()
-spec = explain(request, SmArch.SM90A).chosen.spec
+(spec,) = explain(request, SmArch.SM90A).chosen.kernels
 with tempfile.TemporaryDirectory() as folder:
     kernel = CubinCache(Path(folder)).get_or_compile(spec)
 print("wheel works:", spec.label, len(kernel.cubin), "bytes")
