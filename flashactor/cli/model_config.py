@@ -55,10 +55,11 @@ def model_requests(path: Path, dtypes: Sequence[DType] = ()) -> list[AttentionRe
         OSError: it cannot be read.
     """
     config = _read(path / "config.json" if path.is_dir() else path)
-    _refuse_latent_attention(config)
     heads = _count(config, *HEADS)
+    head_dim, head_dim_v = _head_dims(config, heads)
     fields: dict[str, Any] = {
-        "head_dim": _head_dim(config, heads),
+        "head_dim": head_dim,
+        "head_dim_v": head_dim_v,
         "gqa_ratio": _gqa_ratio(config, heads),
         "softcap": _softcap(config),
         "bias": PositionBias.ALIBI if _has_alibi(config) else PositionBias.NONE,
@@ -113,22 +114,17 @@ def _other_attention(field: str, value: object, why: str) -> RequestError:
         field=field,
         got=f"{str(value)[:80]}, which means {why}",
         expected="a model whose attention is causal, over all keys or a window",
-        remedy="name its kernels without --config, by --head-dim, --dtype and --mask",
+        remedy="name its kernels without --config, by --head-dim, --dtype and --feature",
     )
 
 
-def _refuse_latent_attention(config: Config) -> None:
+def _head_dims(config: Config, heads: int) -> tuple[int, int]:
+    """Of q and k, and of v. Multi-head latent attention is meant with its keys and values expanded."""
     if config.get("kv_lora_rank") is None:
-        return
-    qk = _count(config, "qk_nope_head_dim") + _count(config, "qk_rope_head_dim")
-    v = _count(config, "v_head_dim")
-    if v != qk:
-        raise RequestError(
-            field="v_head_dim",
-            got=f"{v}, with {qk} of q and k (multi-head latent attention)",
-            expected="heads of one size: no kernel here computes latent attention",
-            remedy="use another model",
-        )
+        head_dim = _head_dim(config, heads)
+        return head_dim, head_dim
+    head_dim = _count(config, "qk_nope_head_dim") + _count(config, "qk_rope_head_dim")
+    return head_dim, _count(config, "v_head_dim")
 
 
 def _head_dim(config: Config, heads: int) -> int:

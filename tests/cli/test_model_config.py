@@ -7,6 +7,7 @@ import pytest
 from flashactor import DType, SmArch
 from flashactor.cli.model_config import model_requests
 from flashactor.errors import FlashAttnError, RequestError, UnsupportedHeadDimError
+from flashactor.kernels.forward import forward_kernel
 from flashactor.kernels.select import IMPLEMENTATIONS
 from flashactor.requests import Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.types import MaskKind, PositionBias
@@ -86,8 +87,8 @@ def test_gpt_oss_has_learned_sinks(requests_of):
     found = requests_of(GPT_OSS)
     assert masks(found) == [CAUSAL, MaskKind.sliding_causal(128)]
     for request in found:
-        reasons = IMPLEMENTATIONS[0].reasons_against(request, SmArch.SM90A)
-        assert "has no learned sink logits" in reasons
+        assert request.operands.sink_logits.shape == (8,)
+        assert IMPLEMENTATIONS[0].reasons_against(request, SmArch.SM90A) == ()
 
 
 @pytest.mark.parametrize(
@@ -302,11 +303,18 @@ def test_heads_of_before_gqa_and_other_dtypes(requests_of):
         requests_of(plain)
 
 
-def test_latent_attention_is_refused(requests_of):
+def test_latent_attention_has_heads_of_two_sizes(requests_of):
     deepseek = {**LLAMA, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}
-    with pytest.raises(RequestError, match="latent attention"):
-        requests_of({**deepseek, "v_head_dim": 128})
-    assert masks(requests_of({**deepseek, "v_head_dim": 192, "head_dim": 192, "num_key_value_heads": 32}))
+    deepseek |= {"num_key_value_heads": 32}
+    found = requests_of({**deepseek, "v_head_dim": 128})
+    assert masks(found) == [CAUSAL]
+    assert {(request.head_dim, request.head_dim_v, request.gqa_ratio) for request in found} == {(192, 128, 1)}
+    (head_dims,) = {forward_kernel(request, SmArch.SM90A).head_dims for request in found}
+    assert head_dims == (192, 128)
+    with pytest.raises(RequestError, match="v_head_dim: got no such field"):
+        requests_of(deepseek)
+    with pytest.raises(UnsupportedHeadDimError, match="head_dim: got 300"):
+        requests_of({**deepseek, "v_head_dim": 128, "qk_rope_head_dim": 172})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from flashactor.cache import CubinCache
 from flashactor.cli.output import print_json
 
 COMMAND = (sys.executable, "-m", "flashactor")
-SMALL = ("warm", "--arch", "sm_80", "--head-dim", "32", "--dtype", "bf16", "--jobs", "1")
+SMALL = ("warm", "--arch", "sm_80", "--feature", "combine", "--jobs", "1")
 
 
 @pytest.fixture

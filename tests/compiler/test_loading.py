@@ -10,7 +10,7 @@ from flashactor import DType, SmArch
 from flashactor.compiler.nvrtc import nvrtc_version, program_options
 from flashactor.kernels.sm80 import forward_spec
 
-spec = forward_spec(SmArch.SM80, DType.BF16, 32, True)
+spec = forward_spec(SmArch.SM80, DType.BF16, 32)
 start = threading.Barrier(8)
 
 def load(_):
