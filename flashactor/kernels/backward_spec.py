@@ -354,11 +354,11 @@ _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
 DKDV_TILES = (
     BackwardTile((32, 64), _ALL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
     BackwardTile((96,), _ALL, Tile(64, 128, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((128,), _LARGE_SHARED, Tile(64, 128, 8), 2, "two stages where shared memory allows"),
-    BackwardTile((128,), _SMALL_SHARED, Tile(32, 128, 8), 1, "with dS it fits into 99 KB"),
+    BackwardTile((128,), _LARGE_SHARED, Tile(32, 128, 8), 2, "64 queries spill with softcap or dq"),
+    BackwardTile((128,), _SMALL_SHARED, Tile(32, 128, 8), 1, "one stage fits into 99 KB"),
     BackwardTile((192,), _LARGE_SHARED, Tile(64, 128, 8), 1, "128 keys where shared memory allows"),
     BackwardTile((192,), _SMALL_SHARED, Tile(32, 64, 4), 1, "64 keys fit into 99 KB"),
-    BackwardTile((256,), _LARGE_SHARED, Tile(32, 64, 4), 1, "two blocks an SM on sm_90"),
+    BackwardTile((256,), _LARGE_SHARED, Tile(32, 64, 4), 1, "two blocks an SM on sm_90a and sm_100a"),
     BackwardTile((256,), _SMALL_SHARED, Tile(32, 32, 2), 1, "with dS it fits into 99 KB"),
 )
 """One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
@@ -368,9 +368,9 @@ DQ_TILES = (
     BackwardTile((96,), _ALL, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
     BackwardTile((128,), _LARGE_SHARED, Tile(128, 64, 8), 2, "two stages where shared memory allows"),
     BackwardTile((128,), _SMALL_SHARED, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((192,), _LARGE_SHARED, Tile(128, 64, 8), 1, "128 queries where shared memory allows"),
-    BackwardTile((192,), _SMALL_SHARED, Tile(64, 64, 4), 1, "64 queries fit into 99 KB"),
-    BackwardTile((256,), _LARGE_SHARED, Tile(64, 64, 4), 1, "64 keys where shared memory allows"),
+    BackwardTile((192,), _LARGE_SHARED, Tile(128, 32, 8), 2, "64 keys spill with dropout"),
+    BackwardTile((192,), _SMALL_SHARED, Tile(64, 32, 4), 2, "64 queries fit into 99 KB"),
+    BackwardTile((256,), _LARGE_SHARED, Tile(128, 32, 8), 1, "64 keys spill"),
     BackwardTile((256,), _SMALL_SHARED, Tile(64, 32, 4), 1, "96 KB"),
 )
 """As for DKDV_TILES."""

@@ -105,6 +105,7 @@ __device__ __forceinline__ void multiply_add(float (&c)[MTiles][NTiles][4],
 template <bool Bf16, typename T, int MTiles, int NTiles>
 __device__ __forceinline__ void write_rows(const float (&c)[MTiles][NTiles][4], float scale, u32 tile,
                                            const Lane& lane, u16* to, i64 stride, int rows, int chunks) {
+  __syncwarp();  // what the rows held before is read by no lane any more
 #pragma unroll
   for (int m = 0; m < MTiles; ++m)
 #pragma unroll

@@ -41,6 +41,7 @@ struct Config {
   // The warps' shares of dQ += dS K.
   static constexpr int kDqRowWarps = kTileM / 16;
   static constexpr int kDqDims = kAddsDq ? kHeadDim * kDqRowWarps / kWarps : 16;
+  static constexpr int kDqPass = kDqDims % 64 == 0 ? 64 : kDqDims;
 
   static constexpr int kKBytes = kTileN * kHeadDim * kElementBytes;
   static constexpr int kVBytes = kHasDk ? kTileN * kHeadDimV * kElementBytes : 0;
@@ -55,6 +56,7 @@ struct Config {
   static_assert(kTileN % (16 * kWarps) == 0 && kTileM % 32 == 0 && kStatRows % kTileM == 0);
   static_assert(kStages == 1 || kStages == 2);
   static_assert(!kAddsDq || (kHasDk && kWarps % kDqRowWarps == 0 && kDqDims % 16 == 0));
+  static_assert(kTileM <= 64, "a word holds what dropout keeps of a thread's elements of an m16 tile");
   static_assert(kThreads >= kTileM / 2, "one thread copies four values of lse or of the row term");
   static_assert(kSharedBytes == FA_SHARED_BYTES, "the plan reserves another amount of shared memory");
   static_assert(sizeof(BwdParams) == FA_PARAMS_BYTES, "the plan packs another parameter struct");
@@ -130,55 +132,57 @@ __device__ __forceinline__ void apply_mask(Scored& s, const Mask& mask, const La
     }
 }
 
-// Which elements of a pair of n8 tiles dropout keeps: bit half * 4 + tile * 2 + query. A Philox call decides for
-// queries i and i + 8 and two keys, and the neighbouring key is four lanes away: each of the two lanes makes the
+// Which elements of an m16 tile dropout keeps: bit n / 2 * 8 + half * 4 + n % 2 * 2 + query. A Philox call decides
+// for queries i and i + 8 and two keys, and the neighbouring key is four lanes away: each of the two lanes makes the
 // calls of one of its two queries and gets those of the other.
 __device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work, int head, const Lane& lane, int m,
-                                             int first_query) {
+                                             int first_row) {
   const int parity = lane.lane / 4 & 1;
+  const int key = work.first_key + lane.row(m, 0) & ~1;
+  const int query = first_row + lane.column() + parity;
   u32 own = 0;
+// Not unrolled: the calls would take each other's registers.
+#pragma unroll 1
+  for (int n = 0; n < C::kQueryTiles; n += 2) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int key = work.first_key + lane.row(m, half);
-    const Random4 random = dropout_words(p, work.batch, head, first_query + lane.column() + parity, key & ~1);
+    for (int half = 0; half < 2; ++half) {
+      const Random4 random = dropout_words(p, work.batch, head, query + n * 8, key + half * 8);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) own |= static_cast<u32>(random.word[i] >= p.dropout_threshold) << (half * 4 + i);
+      for (int i = 0; i < 4; ++i) {
+        own |= static_cast<u32>(random.word[i] >= p.dropout_threshold) << (n * 4 + half * 4 + i);
+      }
+    }
   }
   const u32 other = __shfl_xor_sync(0xffffffffu, own, 4);
-  // Word tile * 2 + parity of each query is this lane's key.
-  const u32 first = (parity ? other : own) >> parity & 0x55;
-  const u32 second = (parity ? own : other) >> parity & 0x55;
+  // Words 0 and 1 are of the first query, 2 and 3 of the one 8 later; the odd ones of the odd key.
+  const u32 first = (parity ? other : own) >> parity & 0x55555555u;
+  const u32 second = (parity ? own : other) >> parity & 0x55555555u;
   return first | second << 1;
 }
 
-// S^T becomes P^T, and dP^T becomes dS^T.
-__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const BwdParams& p, const Work& work, const Step& step,
-                                      const Mask& mask, const ScoreRule& rule, u32 lse, u32 term, const Lane& lane,
+// S^T becomes P^T, and dP^T becomes dS^T. `first_row` is the first query, relative to the keys by mask.offset.
+__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C::kMTiles], u32 lse, u32 term,
+                                      const ScoreRule& rule, const Lane& lane, int first_row, int first_key,
                                       float& slope_sum) {
-  const int first_row = step.tile * C::kTileM;
 #pragma unroll
   for (int m = 0; m < C::kMTiles; ++m) {
     float distance[2] = {};  // of the thread's first column from its two keys
     if constexpr (C::kModified) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        distance[half] = static_cast<float>(first_row + lane.column() + mask.offset - work.first_key -
-                                            lane.row(m, half));
+        distance[half] = static_cast<float>(first_row + lane.column() - first_key - lane.row(m, half));
       }
     }
-    u32 kept = 0;
 #pragma unroll
     for (int n = 0; n < C::kQueryTiles; ++n) {
-      if constexpr (C::kScores == Scores::kDropout) {
-        if (n % 2 == 0) kept = kept_elements(p.problem, work, step.head, lane, m, first_row + n * 8);
-      }
       float lse_of[2], term_of[2];
       load_shared_8(lse_of, lse + (n * 8 + lane.column()) * sizeof(float));
       load_shared_8(term_of, term + (n * 8 + lane.column()) * sizeof(float));
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int column = e % 2;
-        const bool is_kept = C::kScores != Scores::kDropout || kept >> (e / 2 * 4 + n % 2 * 2 + column) & 1;
+        const int bit = n / 2 * 8 + e / 2 * 4 + n % 2 * 2 + column;
+        const bool is_kept = C::kScores != Scores::kDropout || kept[m] >> bit & 1;
         differentiate<C::kScores>(s[m][n][e], dp[m][n][e], lse_of[column], term_of[column], is_kept,
                                   fabsf(distance[e / 2] + static_cast<float>(n * 8 + column)), rule, slope_sum);
       }
@@ -199,33 +203,35 @@ __device__ __forceinline__ void store_ds(const Scored& ds, u32 tile, const Lane&
     }
 }
 
-// dQ += dS K: 16 queries and DqDims dimensions for each warp.
+// dQ += dS K: 16 queries and DqDims dimensions for each warp, as many at a time as leave room for dK and dV.
 __device__ __forceinline__ void add_dq(const Shared& shared, float* accumulator, const Lane& lane) {
   const int warp = threadIdx.x / 32;
   const int first_row = warp % C::kDqRowWarps * 16;
   const int first_dim = warp / C::kDqRowWarps * C::kDqDims;
   const int l = lane.lane;
   // The transposing ldmatrix turns dS^T into the A operand: rows 0-7 and 8-15 are chunks of the tile.
-  const u32 from_ds =
-      shared.ds + TileDs::offset(l % 8 + l / 16 * 8, first_row / 8 + l / 8 % 2);
-  float dq[C::kDqDims / 8][4] = {};
-#pragma unroll 2
-  for (int step = 0; step < C::kTileN / 16; ++step) {
-    u32 a[4];
-    ldmatrix_x4_trans(a, from_ds + step * 16 * TileDs::kRowBytes);
-#pragma unroll
-    for (int n = 0; n < C::kDqDims / 8; n += 2) {
-      u32 b[4];
-      ldmatrix_x4_trans(b, shared.k + TileK::offset(step * 16 + l % 16, first_dim / 8 + n + l / 16));
-      mma_m16n8k16<C::kBf16>(dq[n], a, b[0], b[1]);
-      mma_m16n8k16<C::kBf16>(dq[n + 1], a, b[2], b[3]);
-    }
-  }
+  const u32 from_ds = shared.ds + TileDs::offset(l % 8 + l / 16 * 8, first_row / 8 + l / 8 % 2);
   float* to = accumulator + dq_fragment(first_row, first_dim, C::kHeadDim, 0) + l;
+#pragma unroll 1
+  for (int dim = 0; dim < C::kDqDims; dim += C::kDqPass) {
+    float dq[C::kDqPass / 8][4] = {};
+#pragma unroll 2
+    for (int step = 0; step < C::kTileN / 16; ++step) {
+      u32 a[4];
+      ldmatrix_x4_trans(a, from_ds + step * 16 * TileDs::kRowBytes);
 #pragma unroll
-  for (int n = 0; n < C::kDqDims / 8; ++n)
+      for (int n = 0; n < C::kDqPass / 8; n += 2) {
+        u32 b[4];
+        ldmatrix_x4_trans(b, shared.k + TileK::offset(step * 16 + l % 16, (first_dim + dim) / 8 + n + l / 16));
+        mma_m16n8k16<C::kBf16>(dq[n], a, b[0], b[1]);
+        mma_m16n8k16<C::kBf16>(dq[n + 1], a, b[2], b[3]);
+      }
+    }
 #pragma unroll
-    for (int e = 0; e < 4; ++e) add_global(to + dq_fragment(0, n * 8, 0, e), dq[n][e]);
+    for (int n = 0; n < C::kDqPass / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) add_global(to + dq_fragment(0, dim + n * 8, 0, e), dq[n][e]);
+  }
 }
 
 }  // namespace flashactor
@@ -308,6 +314,14 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
     const u32 q = shared.q + stage * C::kQBytes;
     const u32 dout = shared.dout + stage * C::kDoutBytes;
 
+    const int first_row = step.tile * C::kTileM;
+    u32 kept[C::kMTiles] = {};
+    if constexpr (C::kScores == Scores::kDropout) {
+#pragma unroll
+      for (int m = 0; m < C::kMTiles; ++m) {
+        kept[m] = kept_elements(p.problem, work, step.head, lane, m, first_row);
+      }
+    }
     Scored s, dp = {};
     if constexpr (C::kHasDk) multiply_transposed<C::kBf16, TileV>(dp, shared.v, dout, lane);
     if constexpr (C::kStages == 1) {
@@ -319,13 +333,12 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
       rule.set_head(p.problem, work.batch, step.head);
       cap_scores(s, rule);
     }
-    const int first_row = step.tile * C::kTileM;
     if (mask.cuts_right(first_row, work.first_key, C::kTileN) ||
         mask.cuts_left(first_row + C::kTileM - 1, work.first_key)) {
       apply_mask(s, mask, lane, work.first_key, first_row);
     }
-    weigh(s, dp, p, work, step, mask, rule, shared.lse + stage * C::kStatBytes, shared.term + stage * C::kStatBytes,
-          lane, slope_sum);
+    weigh(s, dp, kept, shared.lse + stage * C::kStatBytes, shared.term + stage * C::kStatBytes, rule, lane,
+          first_row + mask.offset, work.first_key, slope_sum);
     if constexpr (C::kAddsDq) store_ds(dp, shared.ds, lane);
     if constexpr (C::kHasDv) multiply_add<C::kBf16, TileV>(dv, s, dout, lane);
     if constexpr (C::kStages == 1) {

@@ -38,6 +38,7 @@ struct Config {
 
   static_assert(kHeadDim % 32 == 0 && kHeadDim <= 256 && kHeadDimV % 32 == 0 && kHeadDimV <= 256);
   static_assert(kTileM % (16 * kWarps) == 0 && kTileN % 16 == 0 && kStatRows % kTileM == 0);
+  static_assert(kTileN <= 64, "a word holds what dropout keeps of a thread's elements of an m16 tile");
   static_assert(kStages == 1 || kStages == 2);
   static_assert(kSharedBytes == FA_SHARED_BYTES, "the plan reserves another amount of shared memory");
   static_assert(sizeof(BwdParams) == FA_PARAMS_BYTES, "the plan packs another parameter struct");
@@ -101,37 +102,43 @@ __device__ __forceinline__ void apply_mask(Scored& s, const Mask& mask, const La
     }
 }
 
-// dP becomes dS.
-__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const RowStats (&stats)[C::kMTiles][2],
-                                      const BwdParams& p, const Work& work, const Mask& mask,
-                                      const ScoreRule& rule, const Lane& lane, int first_key, float& slope_sum) {
+// Which elements of an m16 tile dropout keeps: bit n * 4 + element.
+__device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work, const Lane& lane, int m,
+                                             int first_key) {
+  u32 kept = 0;
+// Not unrolled: the calls would take each other's registers.
+#pragma unroll 1
+  for (int n = 0; n < C::kKeyTiles; ++n) {
+    const Random4 random = dropout_words(p, work.batch, work.head, work.tile * C::kTileM + lane.row(m, 0),
+                                         first_key + n * 8 + lane.column());
+#pragma unroll
+    for (int e = 0; e < 4; ++e) kept |= static_cast<u32>(random.word[e] >= p.dropout_threshold) << (n * 4 + e);
+  }
+  return kept;
+}
+
+// dP becomes dS. `first_row` is the first query, relative to the keys by mask.offset.
+__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C::kMTiles],
+                                      const RowStats (&stats)[C::kMTiles][2], const ScoreRule& rule, const Lane& lane,
+                                      int first_row, int first_key, float& slope_sum) {
 #pragma unroll
   for (int m = 0; m < C::kMTiles; ++m) {
     float distance[2] = {};  // of the thread's two rows from its first column
     if constexpr (C::kModified) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        distance[half] = static_cast<float>(work.tile * C::kTileM + lane.row(m, half) + mask.offset - first_key -
-                                            lane.column());
+        distance[half] = static_cast<float>(first_row + lane.row(m, half) - first_key - lane.column());
       }
     }
 #pragma unroll
-    for (int n = 0; n < C::kKeyTiles; ++n) {
-      bool kept[4] = {true, true, true, true};
-      if constexpr (C::kScores == Scores::kDropout) {
-        const Random4 random =
-            dropout_words(p.problem, work.batch, work.head, work.tile * C::kTileM + lane.row(m, 0),
-                          first_key + n * 8 + lane.column());
-#pragma unroll
-        for (int e = 0; e < 4; ++e) kept[e] = random.word[e] >= p.problem.dropout_threshold;
-      }
+    for (int n = 0; n < C::kKeyTiles; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const RowStats& row = stats[m][e / 2];
-        differentiate<C::kScores>(s[m][n][e], dp[m][n][e], row.lse, row.term, kept[e],
+        const bool is_kept = C::kScores != Scores::kDropout || kept[m] >> (n * 4 + e) & 1;
+        differentiate<C::kScores>(s[m][n][e], dp[m][n][e], row.lse, row.term, is_kept,
                                   fabsf(distance[e / 2] - static_cast<float>(n * 8 + e % 2)), rule, slope_sum);
       }
-    }
   }
 }
 
@@ -214,6 +221,11 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
       }
       cp_async_commit();
     }
+    u32 kept[C::kMTiles] = {};
+    if constexpr (C::kScores == Scores::kDropout) {
+#pragma unroll
+      for (int m = 0; m < C::kMTiles; ++m) kept[m] = kept_elements(p.problem, work, lane, m, key);
+    }
     Scored s, dp;
     multiply_transposed<C::kBf16, TileV>(dp, shared.dout, shared.v + stage * C::kVBytes, lane);
     if constexpr (C::kStages == 1) {
@@ -227,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
     if (mask.cuts_right(first_row, key, C::kTileN) || mask.cuts_left(first_row + C::kTileM - 1, key)) {
       apply_mask(s, mask, lane, first_row, key);
     }
-    weigh(s, dp, stats, p, work, mask, rule, lane, key, slope_sum);
+    weigh(s, dp, kept, stats, rule, lane, first_row + mask.offset, key, slope_sum);
     multiply_add<C::kBf16, TileK>(dq, dp, shared.k + stage * C::kKBytes, lane);
     if constexpr (C::kStages == 1) {
       __syncthreads();  // K is read by none any more
