@@ -2,9 +2,9 @@
 
     python -m benchmarks.emulator            # writes benchmarks/results/emulator.{json,md}
 
-Times are of one call of ``emulate_forward`` with the kernel translated already: placing the arrays, running
+Times are of one call of ``emulate`` with the kernel translated already: planning, placing the arrays, running
 every block with bounds and initialisation checks, copying results back. Parsing and translating come on top
-once for each kernel, and are measured for every kernel of one architecture.
+once for each kernel, and are measured for the bf16 kernels of one architecture that serve head_dim 128.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.report import median, seconds, write
-from flashactor.check.cases import Case, Shape, random_values
 from flashactor.emulator.translate.translator import translate
-from flashactor.executors.emulator import emulate_forward, kernel_ptx
-from flashactor.kernels.sm80 import all_specs, forward_spec
-from flashactor.types import DType, SmArch
+from flashactor.executors.emulator import emulate, kernel_ptx
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.plan import kernels_of
+from flashactor.requests import Fa2FwdRequest
+from flashactor.types import DType, MaskKind, SmArch
 
 ARCH = SmArch.SM80
+HEAD_DIM = 64
+TRANSLATED = ((), (128, 128))
+"""The padded head_dims of the kernels that are translated."""
 
 
 class Run(NamedTuple):
@@ -50,24 +54,28 @@ TRANSLATE_GOAL = 0.3
 
 def run_seconds(run: Run) -> list[float]:
     """Times of a run: head_dim 64, causal, bf16."""
-    spec = forward_spec(ARCH, DType.BF16, 64, causal=True)
-    ptx = kernel_ptx(spec)
-    translate(ptx, spec.entry)
-    case = Case(spec, Shape(run.name, run.batch, run.seqlen, run.seqlen, run.heads, run.heads))
-    q, k, v = random_values(case)
-    out = np.empty(q.shape, ml_dtypes.bfloat16)
+    shape = (run.batch, run.seqlen, run.heads, HEAD_DIM)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for _ in "qkv")
     lse = np.empty((run.batch, run.heads, run.seqlen), np.float32)
+    request = Fa2FwdRequest.from_arrays(
+        q, k, v, mask=MaskKind.causal(), out=np.empty(shape, ml_dtypes.bfloat16), lse=lse
+    )
+    for spec in kernels_of(request, ARCH):
+        translate(kernel_ptx(spec), spec.entry)
 
     def once() -> None:
-        emulate_forward(spec, ptx, (q, k, v, out, lse), 0.125, schedule=run.schedule, races=run.races)
+        emulate(request, ARCH, request.arrays(), schedule=run.schedule, races=run.races)
 
     return [seconds(once) for _ in range(run.samples)]
 
 
 def translate_seconds() -> dict[str, float]:
-    """Time to parse and translate each kernel of the architecture, by label."""
+    """Time to parse and translate each of those kernels, by label."""
     taken = {}
     for spec in all_specs(ARCH):
+        if spec.dtype is not DType.BF16 or spec.head_dims not in TRANSLATED:
+            continue
         ptx = kernel_ptx(spec)
         translate.cache_clear()
         taken[spec.label] = seconds(partial(translate, ptx, spec.entry))
@@ -80,7 +88,7 @@ def main() -> None:
     slowest = max(translating, key=translating.__getitem__)
     rows = [
         (
-            "parse and translate one kernel, median / slowest",
+            f"parse and translate one of {len(translating)} kernels, median / slowest",
             f"{median(list(translating.values())):.2f} / {translating[slowest]:.2f} s",
             f"{TRANSLATE_GOAL} s",
         )
@@ -98,8 +106,8 @@ def main() -> None:
         results.append({**run._asdict(), "seconds": taken})
         print(rows[-1])
     notes = (
-        f"head_dim 64, causal, bf16, the sm_80 kernel; medians. Slowest to translate: `{slowest}`, with line "
-        "information. Every access is checked for bounds, alignment and initialisation in all rows."
+        f"head_dim {HEAD_DIM}, causal, bf16, the sm_80 kernel; medians. Slowest to translate: `{slowest}`, "
+        "with line information. Every access is checked for bounds, alignment and initialisation in all rows."
     )
     page = write("emulator", {"translate_seconds": translating, "runs": results}, rows, notes)
     print(page.read_text())
