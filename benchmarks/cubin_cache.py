@@ -39,7 +39,8 @@ PEER_HEAD_DIMS, PEER_ARCHS, PEER_KERNELS = (32, 64, 128), (SmArch.SM80, SmArch.S
 WARMED = ("--arch", "sm_90a", "--dtype", "bf16")
 NOTES = """Everything is measured from the start of the process, imports included, one run each after an
 uncounted one of two kernels. Half of the peers' kernels are causal; ours take the mask as a parameter, so
-12 compute the same. Cold: an empty cache folder. All from the cache: a new process gets all of them. First kernel: ours is a process of its own that asks for one kernel, the peers' is the first of their run.
+12 compute the same. Cold: an empty cache folder. All from the cache: a new process gets all of them.
+First kernel: ours is a process of its own that asks for one kernel, the peers' is the first of their run.
 Triton's cache holds every intermediate form, FlashAttention-4's object files, ours cubins and records.
 Compare rows of one run only: the machine is shared, and its speed changes."""
 CROWD = 64

@@ -54,7 +54,7 @@ class Kernel(NamedTuple):
 
 
 def all_kernels() -> Iterator[Kernel]:
-    """Every specialisation; the first serves what flashactor's first does: causal, bf16, head_dim 128, sm_80."""
+    """Every specialisation; the first serves what ours does: causal, bf16, head_dim 128, sm_80."""
     for head_dim, dtype, causal, (target, capability) in product(
         HEAD_DIMS, DTYPES, (True, False), ARCHITECTURES
     ):

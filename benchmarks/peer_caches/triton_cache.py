@@ -52,7 +52,7 @@ class Kernel(NamedTuple):
 
 
 def all_kernels() -> Iterator[Kernel]:
-    """Every specialisation; the first serves what flashactor's first does: causal, bf16, head_dim 128, sm_80."""
+    """Every specialisation; the first serves what ours does: causal, bf16, head_dim 128, sm_80."""
     for (block_q, block_k, warps), head_dim, dtype, causal, capability in product(
         TILES, HEAD_DIMS, DTYPES, (True, False), CAPABILITIES
     ):

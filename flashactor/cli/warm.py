@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flashactor.cache import CubinCache
     from flashactor.cache.record import CachedKernel
 
-SECONDS_PER_KERNEL = 0.35
+SECONDS_PER_KERNEL = 1.0
 """What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
 
 
