@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flashactor.kernels.backward_spec import DKDV_TILES, DQ_TILES, BackwardTile, backward_specs
 from flashactor.kernels.select import IMPLEMENTATIONS
-from flashactor.kernels.sm80 import DECODE_TILES, TILES, TileChoice, forward_spec
+from flashactor.kernels.sm80 import FAMILY, TILE_TABLES, ForwardSpec, TileChoice
+from flashactor.kernels.spec import Scores
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
@@ -106,7 +108,7 @@ FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("backward, dense, deterministic", lambda: Fa2BwdRequest(**_cell())),
     ("backward, dense, in no fixed order", lambda: Fa2BwdRequest(**_cell(), deterministic=False)),
     ("backward, packed", lambda: VarlenBwdRequest(**_cell(), seqlens=SEQLENS)),
-    ("gradients of ALiBi slopes and sink logits, and from lse's", _all_gradients),
+    ("backward, from lse too, and of sink logits and ALiBi slopes", _all_gradients),
 )
 """Every feature of a request, as a request that needs it."""
 
@@ -130,22 +132,38 @@ def _verdict(reasons: tuple[str, ...]) -> str:
 
 
 def tile_table() -> str:
-    """The forward kernels' tiles in Markdown, with the reason for each."""
+    """The tiles in Markdown, with the reason for each."""
     lines = [
         "| kernel | head_dim up to | architectures | tile (queries x keys) | warps | shared memory | why |",
         "| --- " * 7 + "|",
     ]
-    for kernel, rows in (("prefill", TILES), ("decode", DECODE_TILES)):
-        lines += [_tile_row(kernel, row, decode=rows is DECODE_TILES) for row in rows]
+    for kernel, rows in TILE_TABLES.items():
+        lines += [_forward_row(kernel, row, fp8_kv="fp8" in kernel) for row in rows]
+    lines += [_backward_row("gradients of k and v", row, "bwd_dkdv") for row in DKDV_TILES]
+    lines += [_backward_row("gradient of q", row, "bwd_dq") for row in DQ_TILES]
     return "\n".join(lines)
 
 
-def _tile_row(kernel: str, row: TileChoice, *, decode: bool) -> str:
+def _forward_row(kernel: str, row: TileChoice, *, fp8_kv: bool) -> str:
+    head_dim = row.head_dim
+    spec = ForwardSpec(
+        FAMILY, row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, fp8_kv, fp8_kv, row.tile
+    )
+    return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
+
+
+def _backward_row(kernel: str, row: BackwardTile, kind: str) -> str:
+    head_dim = max(row.head_dims)
+    specs = backward_specs(row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, deterministic=True)
+    shared = max(spec.shared_bytes for spec in specs.all if spec.kind == kind)
+    return _tile_row(kernel, ", ".join(map(str, row.head_dims)), row, shared)
+
+
+def _tile_row(kernel: str, head_dims: str, row: TileChoice | BackwardTile, shared: int) -> str:
     archs = "all" if len(row.archs) == len(SmArch) else ", ".join(arch.target for arch in row.archs)
-    shared = forward_spec(row.archs[0], DType.BF16, row.head_dim, decode=decode).shared_bytes
     tile = row.tile
     return (
-        f"| {kernel} | {row.head_dim} | {archs} | {tile.m} x {tile.n} | {tile.warps} | {shared // 1024} KiB "
+        f"| {kernel} | {head_dims} | {archs} | {tile.m} x {tile.n} | {tile.warps} | {shared // 1024} KiB "
         f"| {row.reason} |"
     )
 

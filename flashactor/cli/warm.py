@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flashactor.cache.record import CachedKernel
 
 SECONDS_PER_KERNEL = 1.0
-"""What one compile takes on one core, for the estimate (benchmarks/results/cold_start.md)."""
+"""What one compile takes on one core, for the estimate: the mean of the usual kernels."""
 
 
 def add_parser(commands: Any) -> None:

@@ -150,7 +150,7 @@ def test_a_fault_in_the_emulator_is_a_failed_check(tmp_path, emulated):
     [
         (["--jobs", 0], "--jobs"),
         (["--arch", "sm_75"], "sm_80"),
-        (["--dtype", "e4m3"], "f16, bf16"),
+        (["--dtype", "e5m2"], "f16, bf16"),
         (["--head-dim", 100], "--head-dim: got 100"),
         (["--feature", "softcup"], "invalid choice"),
         (["--kernel", LABEL, "--dtype", "bf16"], "--kernel alone"),

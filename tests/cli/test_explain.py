@@ -94,6 +94,15 @@ def test_requests_of_other_heads_caches_and_kinds(flashactor):
     assert 0 < least < most
 
 
+def test_a_backward_pass_has_more_kernels_with_slopes(flashactor):
+    sizes = ("--backward", "--sizes", 2, 1000, 1000, 4)
+    labels, workspace = explained(flashactor, *sizes)
+    with_slopes, more = explained(flashactor, *sizes, "--alibi")
+    assert [label.split(".")[1] for label in labels] == ["bwd_preprocess", "bwd_dkdv", "bwd_dq"]
+    assert [label.split(".")[1] for label in with_slopes][3:] == ["bwd_reduce"]
+    assert 0 < workspace < more
+
+
 def test_no_array_is_made_for_sizes(flashactor):
     labels, workspace = explained(flashactor, "--sizes", 2**16, 1, 2**30, 64, "--alibi", "--gqa", 8)
     assert (len(labels), workspace) == (1, 0)
@@ -128,6 +137,8 @@ def test_compile_shows_registers_and_later_runs_find_them(flashactor):
         (["--kind", "paged"], "fwd<bf16, 128, full>_paged", "bf16.d128.plain.paged."),
         (["--kind", "chunked"], "fwd<bf16, 128, full>_varlen", "append.bf16."),
         (["--kind", "merge"], "merge<bf16, 128>", "merge.bf16."),
+        (["--backward"], "bwd<bf16, 128, full>", "bwd_dq.bf16.d128.plain."),
+        (["--backward", "--kind", "varlen"], "bwd<bf16, 128, full>_varlen", "bwd_dkdv.bf16.d128.plain."),
     ],
     ids=str,
 )

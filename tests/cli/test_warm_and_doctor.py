@@ -101,7 +101,7 @@ def test_a_head_dim_is_warmed_as_the_kernels_that_serve_it(flashactor):
     [
         (["--arch", "sm_75"], "sm_80"),
         (["--head-dim", 100], "--head-dim: got 100"),
-        (["--dtype", "e4m3"], "f16, bf16"),
+        (["--dtype", "e5m2"], "f16, bf16"),
         (["--jobs", 0], "--jobs"),
         (["--jobs", 10001], "1 to 10000"),
         (["--mask", "causal"], "unrecognized arguments"),
