@@ -33,7 +33,8 @@ __device__ __forceinline__ float dot2(u32 x, u32 y) {
          widen(static_cast<u16>(x >> 16)) * widen(static_cast<u16>(y >> 16));
 }
 
-// exp2 of more than this times dlse could overflow, and weights this small are 0 anyway.
+// exp2 of more than this times dlse could overflow. Where a sink outweighs the keys so much, their weights are
+// nearly 0 in float32, and what dlse adds to the gradients is lost with them.
 constexpr float kLargestExponent = 100.f;
 
 }  // namespace flashactor
