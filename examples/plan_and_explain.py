@@ -5,9 +5,10 @@ from flashactor import DType, Fa2FwdRequest, MaskKind, SmArch, explain
 
 def main() -> None:
     """Explain two requests on three architectures."""
-    for mask in (MaskKind.causal(), MaskKind.sliding_causal(4096)):
+    for softcap in (0.0, 50.0):
         for arch in (SmArch.SM80, SmArch.SM90A, SmArch.SM120):
-            explanation = explain(Fa2FwdRequest(arch, DType.BF16, 128, 8, mask))
+            request = Fa2FwdRequest(arch, DType.BF16, 128, 8, MaskKind.causal(), softcap=softcap)
+            explanation = explain(request)
             print(f"{explanation.kernel_name} on {arch.target}")
             for candidate in explanation.candidates:
                 verdict = "chosen" if candidate.chosen else "not chosen"
