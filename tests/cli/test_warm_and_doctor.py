@@ -386,6 +386,19 @@ def test_warm_a_trace(flashactor, tmp_path):
     assert (run.code, run.err.count("\n")) == (2, 1)
 
 
+def test_a_trace_tells_backward_passes_in_no_fixed_order(flashactor, tmp_path):
+    kinds = {}
+    for deterministic in (True, False):
+        line = trace_line(request="Fa2BwdRequest", deterministic=deterministic)
+        (tmp_path / "keys.jsonl").write_text(line)
+        labels = listed(flashactor("warm", "--trace", "keys.jsonl", "--dry-run", "--json"))
+        kinds[deterministic] = [label.split(".")[1] for label in labels]
+        assert any("atomic" in label for label in labels) is not deterministic
+    both = {"bwd_preprocess", "bwd_dkdv", "bwd_reduce"}
+    assert set(kinds[True]) == both | {"bwd_dq"}
+    assert set(kinds[False]) == both | {"bwd_convert"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
