@@ -116,11 +116,11 @@ class AppendSpec(KernelSpec):
 
 
 def append_spec(
-    arch: SmArch, dtype: DType, cache_dtype: DType | None = None, rotary: Rotary | None = None
+    arch: SmArch, dtype: DType, cache_dtype: DType | None = None, pairs: Pairs = Pairs.NONE
 ) -> AppendSpec:
-    """The append kernel for new keys of one type, a cache of this or an fp8 type, and an embedding."""
+    """The append kernel for new keys of one type, a cache of this or an fp8 type, and a kind of embedding."""
     fp8 = None if cache_dtype is dtype else cache_dtype
-    return AppendSpec(FAMILY, arch, dtype, fp8, Pairs.of(rotary))
+    return AppendSpec(FAMILY, arch, dtype, fp8, pairs)
 
 
 def append_specs(arch: SmArch | None = None) -> tuple[AppendSpec, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from flashactor.arrays import ArrayView
-from flashactor.kernels.append import AppendSpec, append_launch, append_spec
+from flashactor.kernels.append import AppendSpec, Pairs, append_launch, append_spec
 from flashactor.kernels.launch import KernelLaunch
 from flashactor.kernels.problem import Arrays
 from flashactor.kernels.workspace import Workspace
@@ -15,10 +15,10 @@ from flashactor.requests.operands import KvCacheAppend, Rotary
 from flashactor.types import SmArch
 
 
-def append_kernel(request: ChunkedPrefillRequest, arch: SmArch) -> AppendSpec:
-    """The kernel that appends; that of a bare cell rotates nothing."""
-    rotary = request.append.rotary if request.append else None
-    return append_spec(arch, request.dtype, request.kv_dtype, rotary)
+def append_kernels(request: ChunkedPrefillRequest, arch: SmArch) -> tuple[AppendSpec, ...]:
+    """The kernel that appends; for a bare cell, which has no embedding yet, that of each kind of them."""
+    kinds = tuple(Pairs) if request.append is None else (Pairs.of(request.append.rotary),)
+    return tuple(append_spec(arch, request.dtype, request.kv_dtype, pairs) for pairs in kinds)
 
 
 def append_workspace(request: ChunkedPrefillRequest) -> Workspace:
@@ -49,8 +49,9 @@ def append_step(
     append = request.append
     assert append is not None  # with the arrays
     q, k_cache, v_cache = arrays["q"], arrays["k_cache"], arrays["v_cache"]
+    (spec,) = append_kernels(request, arch)
     launch = append_launch(
-        append_kernel(request, arch),
+        spec,
         q,
         arrays["k"],
         arrays["v"],

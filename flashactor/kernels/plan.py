@@ -12,7 +12,7 @@ from flashactor.kernels.backward import (
     backward_launches,
     backward_workspace,
 )
-from flashactor.kernels.chunked import append_kernel, append_step, append_workspace
+from flashactor.kernels.chunked import append_kernels, append_step, append_workspace
 from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
 from flashactor.kernels.launch import LaunchPlan
 from flashactor.kernels.merge import merge_launch, merge_spec
@@ -29,7 +29,7 @@ def kernels_of(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...
     if isinstance(request, MergeStatesRequest):
         return (merge_spec(arch, request.dtype),)
     if isinstance(request, ChunkedPrefillRequest):
-        return (append_kernel(request, arch), *forward_kernels(request, arch))
+        return (*append_kernels(request, arch), *forward_kernels(request, arch))
     if isinstance(request, BackwardRequest):
         return backward_kernels(request, arch)
     return forward_kernels(request, arch)

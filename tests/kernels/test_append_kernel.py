@@ -10,7 +10,7 @@ from device_memory import Device, strided, wasted
 from header_fields import header_fields, unpadded
 
 from flashactor.errors import MemoryAccessError
-from flashactor.kernels.append import (
+from flashactor.kernels.append import Pairs, (
     APPEND_PARAMS,
     THREADS,
     Pairs,
@@ -129,7 +129,7 @@ class Case:
         ]
         target = device.view(self.q_rotated, "q_rotated", out=True).pointer if rotary is not None else 0
         launch = append_launch(
-            append_spec(arch, self.dtype, self.cache_dtype, rotary),
+            append_spec(arch, self.dtype, self.cache_dtype, Pairs.of(rotary)),
             q,
             k,
             v,
