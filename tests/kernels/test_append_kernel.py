@@ -10,7 +10,7 @@ from device_memory import Device, strided, wasted
 from header_fields import header_fields, unpadded
 
 from flashactor.errors import MemoryAccessError
-from flashactor.kernels.append import Pairs, (
+from flashactor.kernels.append import (
     APPEND_PARAMS,
     THREADS,
     Pairs,
