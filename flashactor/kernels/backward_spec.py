@@ -106,7 +106,9 @@ class ReduceSpec(KernelSpec):
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
+        # The sources do not read the type; it gives each type's kernel a cubin of its own, as its label says.
         return (
+            ("FA_BF16", flag(self.dtype is DType.BF16)),
             ("FA_WARPS", str(REDUCE_WARPS)),
             ("FA_SHARED_BYTES", "0"),
             ("FA_PARAMS_BYTES", str(REDUCE_PARAMS.size)),
