@@ -1,8 +1,8 @@
-// What the kernels of the backward pass are told. flashactor/kernels/backward_params.py declares the same fields
-// in the same order; a test compares the two, and every kernel asserts the size that Python packed.
+// What the kernels of the backward pass are told. flashactor/kernels/backward_params.py declares the same
+// fields in the same order; a test compares the two, and every kernel asserts the size that Python packed.
 //
-// All arrays are strided, strides count elements, and the last dimension of what has a head_dim is contiguous.
-// Dense arrays are [batch, row, head, dim], packed ones [row, head, dim] with a batch stride of 0.
+// All arrays are strided, strides count elements, and the last dimension of what has a head_dim is
+// contiguous. Dense arrays are [batch, row, head, dim], packed ones [row, head, dim]: batch stride 0.
 #pragma once
 
 #include "common/params.cuh"
@@ -26,9 +26,9 @@ struct BwdParams {
   u16* dv;
 
   // Workspace. Rows of a head are padded to whole tiles of kStatRows, see stat_row.
-  float* row_lse;         // [batch, heads_q, stat_rows] lse in base 2 with the learned sink; +inf where P is 0
+  float* row_lse;         // [batch, heads_q, stat_rows] lse in base 2 with the sink; +inf where P is 0
   float* row_term;        // [batch, heads_q, stat_rows] what dP loses before it becomes dS
-  float* dq_accumulator;  // [batch, heads_q, stat_rows, HeadDim] in the order of dq_fragment; null without atomics
+  float* dq_accumulator;  // [batch, heads_q, stat_rows, HeadDim], see dq_fragment; null without atomics
   float* dsink_partials;  // [batch, heads_q, tiles] of the first kernel, or null
   float* dslopes_partials;  // [batch, heads_q, tiles] of the kernel that has dS, or null
 
@@ -81,11 +81,11 @@ struct ReduceParams {
   int sums_batch;  // 1 to sum over the batch, else `batch`
 };
 
-// Rows of the workspace come in tiles of so many, each of one sequence: what the tiles of every kernel divide.
+// Rows of the workspace come in tiles of so many, each of one sequence; every kernel's tiles divide it.
 constexpr int kStatRows = 128;
 
-// The first row of a head of a sequence in the workspace. Packed sequences begin at multiples of kStatRows, and
-// with one more tile for each sequence before they do not overlap.
+// The first row of a head of a sequence in the workspace. Packed sequences begin at multiples of kStatRows,
+// and with one more tile for each sequence before they do not overlap.
 __device__ __forceinline__ i64 stat_row(const BwdParams& p, const Sequence& s, int batch, int head) {
   const i64 first = p.problem.cu_seqlens_q ? (s.first_q / kStatRows + batch) * kStatRows : 0;
   return (static_cast<i64>(s.entry) * p.problem.heads_q + head) * p.stat_rows + first;

@@ -24,7 +24,8 @@ struct QueryTiles {
 
   __device__ __forceinline__ QueryTiles(const Mask& mask, int first_key, int tile_n, int tile_m) {
     const int last_key = min(first_key + tile_n, mask.seqlen_k) - 1;
-    const int end = min(first_key < mask.sinks ? kUnlimited : queries_of(mask, last_key).last + 1, mask.seqlen_q);
+    const int last = first_key < mask.sinks ? kUnlimited : queries_of(mask, last_key).last;
+    const int end = min(last + 1, mask.seqlen_q);
     first = max(queries_of(mask, first_key).first, 0) / tile_m;
     count = last_key < first_key ? 0 : max(divide_up(max(end, 0), tile_m) - first, 0);
   }

@@ -100,8 +100,9 @@ __device__ __forceinline__ void multiply_add(float (&c)[MTiles][NTiles][4],
   }
 }
 
-// Writes the warp's own rows through those of a tile that no other warp reads any more, so that global memory
-// is written in whole 16-byte chunks. `to` is the address of the tile's first row, of which `rows` exist.
+// Writes the warp's own rows through those of a tile that no other warp reads any more, so that global
+// memory is written in whole 16-byte chunks. `to` is the address of the tile's first row; `rows` of them
+// exist.
 template <bool Bf16, typename T, int MTiles, int NTiles>
 __device__ __forceinline__ void write_rows(const float (&c)[MTiles][NTiles][4], float scale, u32 tile,
                                            const Lane& lane, u16* to, i64 stride, int rows, int chunks) {
@@ -164,7 +165,9 @@ __device__ __forceinline__ void cap_scores(float (&s)[MTiles][NTiles][4], const 
 #pragma unroll
       for (int n = 0; n < NTiles; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) s[m][n][e] = rule.softcap_log2 * tanh_exp(s[m][n][e] * rule.softcap_inverse);
+        for (int e = 0; e < 4; ++e) {
+          s[m][n][e] = rule.softcap_log2 * tanh_exp(s[m][n][e] * rule.softcap_inverse);
+        }
   } else {
 #pragma unroll
     for (int m = 0; m < MTiles; ++m)
@@ -184,7 +187,7 @@ __device__ __forceinline__ void differentiate(float& s, float& dp, float lse, fl
     s = exp2_approx(s * rule.scale_log2 - lse);
     dp = s * (dp - term);
   } else {
-    // A hidden score of -inf becomes -1 here, or NaN without a softcap, which fmaxf drops: no NaN meets P = 0.
+    // A hidden score of -inf becomes -1 here, or NaN without a softcap, which fmaxf drops: P = 0 meets none.
     const float tanh = fmaxf(s * rule.softcap_log2_inverse, -1.f);
     const float weight = exp2_approx(s - rule.slope_log2 * distance - lse);
     if constexpr (kScores == Scores::kDropout) dp = kept ? dp * rule.dropout_scale : 0.f;
@@ -195,8 +198,8 @@ __device__ __forceinline__ void differentiate(float& s, float& dp, float lse, fl
   }
 }
 
-// The block's sum of one value of each thread, in a fixed order; valid in thread 0. The next call must be behind
-// a barrier.
+// The block's sum of one value of each thread, in a fixed order; valid in thread 0. The next call must be
+// behind a barrier.
 template <int Warps>
 __device__ __forceinline__ float block_sum(float x) {
   __shared__ float of_warp[Warps];

@@ -1,15 +1,15 @@
 // Backward pass of keys and values (Dao 2023, arXiv:2307.08691, algorithm 2, its loop over queries).
 //
-// One thread block owns TileN keys of one key/value head of one sequence, and walks over the query heads that
-// share it and over the query tiles that see its keys; so nothing has to be summed over blocks. Scores are
-// computed transposed, a row for each key: P^T and dS^T then have the layout of the A operand in dV += P^T dO
-// and dK += dS^T Q, and go there in registers.
+// One thread block owns TileN keys of one key/value head of one sequence, and walks over the query heads
+// that share it and over the query tiles that see its keys; so nothing has to be summed over blocks. Scores
+// are computed transposed, a row for each key: P^T and dS^T then have the layout of the A operand in dV +=
+// P^T dO and dK += dS^T Q, and go there in registers.
 //
-// With one stage, the next tile's dO is in flight under dK += dS^T Q, its Q under dP^T = V dO^T; with two, both
-// are under all of the tile before.
+// With one stage, the next tile's dO is in flight under dK += dS^T Q, its Q under dP^T = V dO^T; with two,
+// both are under all of the tile before.
 //
-// If it also adds to dQ, in float32 and in no fixed order, dS^T goes through shared memory, for dQ += dS K is
-// divided among the warps by queries and dimensions.
+// If it also adds to dQ, in float32 and in no fixed order, dS^T goes through shared memory, for dQ += dS K
+// is divided among the warps by queries and dimensions.
 #include "common/mask.cuh"
 #include "common/philox.cuh"
 #include "common/query_tiles.cuh"
@@ -28,7 +28,7 @@ struct Config {
   static constexpr int kTileN = FA_TILE_N;  // keys of a block
   static constexpr int kWarps = FA_WARPS;
   static constexpr int kStages = FA_STAGES;     // tiles of Q and dO that shared memory holds
-  static constexpr bool kHasDk = FA_OUTPUTS & 1;  // two launches, where the accumulators of both are too many
+  static constexpr bool kHasDk = FA_OUTPUTS & 1;  // two launches where accumulators of both are too many
   static constexpr bool kHasDv = FA_OUTPUTS & 2;
   static constexpr bool kAddsDq = FA_DQ_ATOMIC;
 
@@ -88,8 +88,8 @@ struct Shared {
   }
 };
 
-// Which keys a thread block owns. Under a causal mask the first ones are seen by the most queries, so the long
-// work comes first.
+// Which keys a thread block owns. Under a causal mask the first ones are seen by the most queries, so the
+// long work comes first.
 struct Work {
   int batch, head_kv, first_key;
 };
@@ -97,7 +97,8 @@ struct Work {
 __device__ __forceinline__ Work find_work(const BwdParams& p) {
   const int sequence_head = blockIdx.x / p.tiles;
   const int heads_kv = p.problem.heads_q / p.problem.gqa_ratio;
-  return {sequence_head / heads_kv, sequence_head % heads_kv, static_cast<int>(blockIdx.x % p.tiles) * C::kTileN};
+  const int tile = blockIdx.x % p.tiles;
+  return {sequence_head / heads_kv, sequence_head % heads_kv, tile * C::kTileN};
 }
 
 // The query heads of the group, and the query tiles of each.
@@ -132,11 +133,11 @@ __device__ __forceinline__ void apply_mask(Scored& s, const Mask& mask, const La
     }
 }
 
-// Which elements of an m16 tile dropout keeps: bit n / 2 * 8 + half * 4 + n % 2 * 2 + query. A Philox call decides
-// for queries i and i + 8 and two keys, and the neighbouring key is four lanes away: each of the two lanes makes the
-// calls of one of its two queries and gets those of the other.
-__device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work, int head, const Lane& lane, int m,
-                                             int first_row) {
+// Which elements of an m16 tile dropout keeps: bit n / 2 * 8 + half * 4 + n % 2 * 2 + query. A Philox call
+// decides for queries i and i + 8 and two keys, and the neighbouring key is four lanes away: each of the
+// two lanes makes the calls of one of its two queries and gets those of the other.
+__device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work, int head, const Lane& lane,
+                                             int m, int first_row) {
   const int parity = lane.lane / 4 & 1;
   const int key = work.first_key + lane.row(m, 0) & ~1;
   const int query = first_row + lane.column() + parity;
@@ -160,10 +161,11 @@ __device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work,
   return first | second << 1;
 }
 
-// S^T becomes P^T, and dP^T becomes dS^T. `first_row` is the first query, relative to the keys by mask.offset.
-__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C::kMTiles], u32 lse, u32 term,
-                                      const ScoreRule& rule, const Lane& lane, int first_row, int first_key,
-                                      float& slope_sum) {
+// S^T becomes P^T, and dP^T becomes dS^T. `first_row` is the first query, relative to the keys by
+// mask.offset.
+__device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C::kMTiles], u32 lse,
+                                      u32 term, const ScoreRule& rule, const Lane& lane, int first_row,
+                                      int first_key, float& slope_sum) {
 #pragma unroll
   for (int m = 0; m < C::kMTiles; ++m) {
     float distance[2] = {};  // of the thread's first column from its two keys
@@ -184,7 +186,8 @@ __device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C
         const int bit = n / 2 * 8 + e / 2 * 4 + n % 2 * 2 + column;
         const bool is_kept = C::kScores != Scores::kDropout || kept[m] >> bit & 1;
         differentiate<C::kScores>(s[m][n][e], dp[m][n][e], lse_of[column], term_of[column], is_kept,
-                                  fabsf(distance[e / 2] + static_cast<float>(n * 8 + column)), rule, slope_sum);
+                                  fabsf(distance[e / 2] + static_cast<float>(n * 8 + column)), rule,
+                                  slope_sum);
       }
     }
   }
@@ -203,7 +206,8 @@ __device__ __forceinline__ void store_ds(const Scored& ds, u32 tile, const Lane&
     }
 }
 
-// dQ += dS K: 16 queries and DqDims dimensions for each warp, as many at a time as leave room for dK and dV.
+// dQ += dS K: 16 queries and DqDims dimensions for each warp, as many at a time as leave room for dK and
+// dV.
 __device__ __forceinline__ void add_dq(const Shared& shared, float* accumulator, const Lane& lane) {
   const int warp = threadIdx.x / 32;
   const int first_row = warp % C::kDqRowWarps * 16;
@@ -222,7 +226,8 @@ __device__ __forceinline__ void add_dq(const Shared& shared, float* accumulator,
 #pragma unroll
       for (int n = 0; n < C::kDqPass / 8; n += 2) {
         u32 b[4];
-        ldmatrix_x4_trans(b, shared.k + TileK::offset(step * 16 + l % 16, (first_dim + dim) / 8 + n + l / 16));
+        const int chunk = (first_dim + dim) / 8 + n + l / 16;
+        ldmatrix_x4_trans(b, shared.k + TileK::offset(step * 16 + l % 16, chunk));
         mma_m16n8k16<C::kBf16>(dq[n], a, b[0], b[1]);
         mma_m16n8k16<C::kBf16>(dq[n + 1], a, b[2], b[3]);
       }
@@ -262,14 +267,17 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
     const int row = step.tile * C::kTileM;
     const u16* dout = p.dout + sequence.entry * p.dout_stride_batch + step.head * p.dout_stride_head +
                       (sequence.first_q + row) * p.dout_stride_row;
-    TileV::template load<C::kTileM>(shared.dout + stage * C::kDoutBytes, StridedRows<u16>{dout, p.dout_stride_row},
-                                    sequence.seqlen_q - row, chunks_v);
+    TileV::template load<C::kTileM>(shared.dout + stage * C::kDoutBytes,
+                                    StridedRows<u16>{dout, p.dout_stride_row}, sequence.seqlen_q - row,
+                                    chunks_v);
     constexpr int kCopies = C::kTileM / 4;
     const int copy = threadIdx.x % kCopies;
     if (threadIdx.x < 2 * kCopies) {
       const bool is_lse = threadIdx.x < kCopies;
-      const float* from = (is_lse ? p.row_lse : p.row_term) + stat_row(p, sequence, work.batch, step.head) + row;
-      cp_async_16((is_lse ? shared.lse : shared.term) + stage * C::kStatBytes + copy * kChunkBytes, from + copy * 4);
+      const float* from = is_lse ? p.row_lse : p.row_term;
+      const u32 to = (is_lse ? shared.lse : shared.term) + stage * C::kStatBytes;
+      const i64 first = stat_row(p, sequence, work.batch, step.head) + row;
+      cp_async_16(to + copy * kChunkBytes, from + first + copy * 4);
     }
   };
 
@@ -350,8 +358,8 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
     }
     if constexpr (C::kHasDk) multiply_add<C::kBf16, TileK>(dk, dp, q, lane);
     if constexpr (C::kAddsDq) {
-      add_dq(shared,
-             p.dq_accumulator + (stat_row(p, sequence, work.batch, step.head) + first_row) * C::kHeadDim, lane);
+      const i64 row = stat_row(p, sequence, work.batch, step.head) + first_row;
+      add_dq(shared, p.dq_accumulator + row * C::kHeadDim, lane);
     }
     if constexpr (C::kStages == 1) {
       __syncthreads();  // Q and dS are read by none any more
@@ -392,7 +400,7 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
   if constexpr (C::kHasDv) {
     u16* to = p.dv + sequence.entry_k * p.dv_stride_batch + work.head_kv * p.dv_stride_head +
               first_key * p.dv_stride_row;
-    write_rows<C::kBf16, TileV>(dv, C::kScores == Scores::kDropout ? p.problem.dropout_scale : 1.f, shared.v, lane,
-                                to, p.dv_stride_row, rows, chunks_v);
+    const float scale = C::kScores == Scores::kDropout ? p.problem.dropout_scale : 1.f;
+    write_rows<C::kBf16, TileV>(dv, scale, shared.v, lane, to, p.dv_stride_row, rows, chunks_v);
   }
 }

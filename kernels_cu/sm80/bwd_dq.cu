@@ -1,11 +1,11 @@
 // Backward pass of queries (Dao 2023, arXiv:2307.08691, algorithm 2, its inner sums over keys).
 //
-// One thread block owns TileM queries of one head of one sequence and walks over the key blocks that they see. It
-// computes S and dP a second time, which is what dQ costs without atomic additions: with bwd_dkdv.cu it makes the
-// deterministic backward pass.
+// One thread block owns TileM queries of one head of one sequence and walks over the key blocks that they
+// see. It computes S and dP a second time, which is what dQ costs without atomic additions: with
+// bwd_dkdv.cu it makes the deterministic backward pass.
 //
-// With one stage, the next block's V is in flight under dQ += dS K, its K under dP = dO V^T; with two, both are
-// under all of the block before.
+// With one stage, the next block's V is in flight under S = Q K^T and dQ += dS K, its K under dP = dO V^T;
+// with two, both are under all of the block before.
 #include "common/mask.cuh"
 #include "common/philox.cuh"
 #include "common/seqlen.cuh"
@@ -63,8 +63,8 @@ struct Shared {
   }
 };
 
-// Which queries a thread block owns. If later queries see more keys, they come first: that leaves short work for
-// the end of the grid.
+// Which queries a thread block owns. If later queries see more keys, they come first: that leaves short
+// work for the end of the grid.
 struct Work {
   int batch, head, tile;
 };
@@ -112,15 +112,17 @@ __device__ __forceinline__ u32 kept_elements(const Problem& p, const Work& work,
     const Random4 random = dropout_words(p, work.batch, work.head, work.tile * C::kTileM + lane.row(m, 0),
                                          first_key + n * 8 + lane.column());
 #pragma unroll
-    for (int e = 0; e < 4; ++e) kept |= static_cast<u32>(random.word[e] >= p.dropout_threshold) << (n * 4 + e);
+    for (int e = 0; e < 4; ++e) {
+      kept |= static_cast<u32>(random.word[e] >= p.dropout_threshold) << (n * 4 + e);
+    }
   }
   return kept;
 }
 
 // dP becomes dS. `first_row` is the first query, relative to the keys by mask.offset.
 __device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C::kMTiles],
-                                      const RowStats (&stats)[C::kMTiles][2], const ScoreRule& rule, const Lane& lane,
-                                      int first_row, int first_key, float& slope_sum) {
+                                      const RowStats (&stats)[C::kMTiles][2], const ScoreRule& rule,
+                                      const Lane& lane, int first_row, int first_key, float& slope_sum) {
 #pragma unroll
   for (int m = 0; m < C::kMTiles; ++m) {
     float distance[2] = {};  // of the thread's two rows from its first column
@@ -137,7 +139,8 @@ __device__ __forceinline__ void weigh(Scored& s, Scored& dp, const u32 (&kept)[C
         const RowStats& row = stats[m][e / 2];
         const bool is_kept = C::kScores != Scores::kDropout || kept[m] >> (n * 4 + e) & 1;
         differentiate<C::kScores>(s[m][n][e], dp[m][n][e], row.lse, row.term, is_kept,
-                                  fabsf(distance[e / 2] - static_cast<float>(n * 8 + e % 2)), rule, slope_sum);
+                                  fabsf(distance[e / 2] - static_cast<float>(n * 8 + e % 2)), rule,
+                                  slope_sum);
       }
   }
 }

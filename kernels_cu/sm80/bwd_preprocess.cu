@@ -1,8 +1,8 @@
 // What the backward pass needs of each row before it meets keys: lse in base 2, and the term that dP loses.
 //
-// With p_j the weights, dS_j = p_j (dP_j - delta), where delta = dO . O (arXiv:2307.08691, section 3.1.2). A
-// learned sink is a key with a value of 0: it enters lse, and its own gradient is -p_sink delta. A gradient of
-// lse, which is that of the visible keys alone, adds dlse times the softmax over these.
+// With p_j the weights, dS_j = p_j (dP_j - delta), where delta = dO . O (arXiv:2307.08691, section 3.1.2).
+// A learned sink is a key with a value of 0: it enters lse, and its own gradient is -p_sink delta. A
+// gradient of lse, which is that of the visible keys alone, adds dlse times the softmax over these.
 #include "sm80/bwd.cuh"
 
 namespace flashactor {
@@ -33,8 +33,8 @@ __device__ __forceinline__ float dot2(u32 x, u32 y) {
          widen(static_cast<u16>(x >> 16)) * widen(static_cast<u16>(y >> 16));
 }
 
-// exp2 of more than this times dlse could overflow. Where a sink outweighs the keys so much, their weights are
-// nearly 0 in float32, and what dlse adds to the gradients is lost with them.
+// exp2 of more than this times dlse could overflow. Where a sink outweighs the keys so much, their weights
+// are nearly 0 in float32, and what dlse adds to the gradients is lost with them.
 constexpr float kLargestExponent = 100.f;
 
 }  // namespace flashactor
@@ -69,7 +69,9 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
         }
       }
 #pragma unroll
-      for (int step = C::kLanesPerRow / 2; step > 0; step /= 2) delta += __shfl_xor_sync(0xffffffffu, delta, step);
+      for (int step = C::kLanesPerRow / 2; step > 0; step /= 2) {
+        delta += __shfl_xor_sync(0xffffffffu, delta, step);
+      }
       if (lane == 0) deltas[r] = delta;
     }
     __syncthreads();
@@ -95,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
         }
         lse2 += sink_excess;
         if (p.dlse) {
-          term -= p.dlse[s.entry * p.dlse_stride_batch + head * p.dlse_stride_head + stored * p.dlse_stride_row] *
-                  exp2_approx(fminf(sink_excess, kLargestExponent));
+          const float* dlse = p.dlse + s.entry * p.dlse_stride_batch + head * p.dlse_stride_head;
+          term -= dlse[stored * p.dlse_stride_row] * exp2_approx(fminf(sink_excess, kLargestExponent));
         }
       }
       p.row_lse[stats + threadIdx.x] = lse2;
