@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from flashactor.check.cases import (
-    MIXED,
-    Case,
-    Layout,
-    Values,
-    as_logical,
-    memory_shape,
-    random_values,
-    shapes,
-    verdict,
-)
+from flashactor.arrays import ArrayView
+from flashactor.check.access import allowed_transactions
+from flashactor.check.case import Case
+from flashactor.check.cases import cases_of
 from flashactor.check.findings import Finding
+from flashactor.check.judge import judge
+from flashactor.check.oracle import expected_of
 from flashactor.emulator import SCHEDULES, EmulationResult
 from flashactor.errors import EmulationError
-from flashactor.executors.emulator import emulate_forward
+from flashactor.executors.emulator import emulate, kernel_ptx
+from flashactor.executors.operands import require_arrays, with_outputs
+from flashactor.kernels.plan import plan
 from flashactor.kernels.spec import KernelSpec
-
-EVERY_SCHEDULE = ("several key blocks",)
-"""Shapes that run under every schedule; the others run under the quickest one."""
+from flashactor.requests import AttentionRequest
 
 MEMORY_ACCESS = "memory access"
 
-MAX_STEPS = 100_000
+MAX_STEPS = 200_000
 """Basic blocks after which a kernel that does not end is given up: the largest case takes a hundredth."""
 
 
 def emulated_findings(
     spec: KernelSpec, ptx: str, *, races: bool = True, names: tuple[str, ...] | None = None
 ) -> tuple[Finding, ...]:
-    """One finding for each shape that the kernel is tried on, and one on how it accesses memory.
+    """One finding for each case that the kernel is tried on, and one on how it accesses memory.
 
     Kernels whose PTX differs in its target alone are run once: the emulator computes the same for both.
 
@@ -45,16 +38,16 @@ def emulated_findings(
         spec: the kernel.
         ptx: its PTX.
         races: whether to look for data races.
-        names: of the shapes (default: all).
+        names: of the cases (default: all).
     """
-    return _findings(_without_target(ptx), _Identity(spec), races, names)
+    return _findings(_without_target(ptx), _Identity(spec, ptx), races, names)
 
 
 class _Identity:
     """A specification that equals those which differ from it in the architecture alone."""
 
-    def __init__(self, spec: KernelSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: KernelSpec, ptx: str) -> None:
+        self.spec, self.ptx = spec, ptx
         self._key = (spec.defines, spec.source, spec.entry)
 
     def __eq__(self, other: object) -> bool:
@@ -65,56 +58,64 @@ class _Identity:
 
 
 def _without_target(ptx: str) -> str:
-    kept = (line for line in ptx.splitlines() if not line.startswith((".target", "//")))
-    return ".target any\n" + "\n".join(kept)
+    return "\n".join(line for line in ptx.splitlines() if not line.startswith((".target", "//")))
 
 
 @lru_cache(maxsize=256)
-def _findings(
-    ptx: str, identity: _Identity, races: bool, names: tuple[str, ...] | None
-) -> tuple[Finding, ...]:
-    spec = identity.spec
-    cases = {shape.name: Case(spec, shape) for shape in shapes(spec.tile_m, spec.tile_n)}
-    found = [
-        check_case(case, ptx, races=races, schedule=schedule_of(name))
-        for name, case in cases.items()
-        if names is None or name in names
-    ]
-    return (*found, check_memory_access(cases["one tile"], ptx))
+def _findings(_: str, identity: _Identity, races: bool, names: tuple[str, ...] | None) -> tuple[Finding, ...]:
+    cases = [case for case in cases_of(identity.spec) if names is None or case.name in names]
+    found = [check_case(case, identity.ptx, races=races) for case in cases]
+    found += [check_memory_access(case, identity.ptx) for case in cases if case.whole_tiles]
+    return tuple(found)
 
 
-def schedule_of(name: str) -> str:
-    """The schedule that a shape runs under."""
-    return "all" if name in EVERY_SCHEDULE else SCHEDULES[0]
+def check_case(
+    case: Case, ptx: str, *, races: bool = True, schedule: str | None = None, max_steps: int = MAX_STEPS
+) -> Finding:
+    """Run one request and judge its results.
 
-
-def check_case(case: Case, ptx: str, *, races: bool, schedule: str, max_steps: int = MAX_STEPS) -> Finding:
-    """Run one kernel on one shape and judge the result."""
+    Args:
+        case: the request and the kernel.
+        ptx: of this kernel; the others of the request are compiled from the sources.
+        races: whether to look for data races.
+        schedule: as of the emulator (default: all where the case is made for it, else the quickest).
+        max_steps: basic blocks after which a kernel is given up.
+    """
+    if schedule is None:
+        schedule = "all" if case.every_schedule else SCHEDULES[0]
+    run = _Run.of(case)
+    if case.spec not in run.kernels:
+        return run.strange(case)
+    expected = expected_of(run.request)
     try:
-        result, values, out, lse = _run(case, ptx, schedule=schedule, races=races, max_steps=max_steps)
+        results = run.emulate(case, ptx, schedule=schedule, races=races, max_steps=max_steps)
     except EmulationError as error:
-        return Finding(case.shape.name, False, f"{type(error).__name__}: {error}")
-    found = verdict(case, values, out, lse)
-    agree = "" if result.is_deterministic else "schedules disagree; "
-    errors = f"{', '.join(result.schedules)}: out within {found.error:.1e}, lse within {found.lse_error:.1e}"
-    low_error = found.allowed / 2
+        return Finding(case.name, False, f"{type(error).__name__}: {error}")
+    verdict = judge({name: run.arrays[name].to_numpy() for name in expected}, expected)
+    agree = not case.deterministic or all(result.is_deterministic for result in results)
+    ratio = "" if verdict.error_ratio is None else f", errors {verdict.error_ratio:.2f} of the formula's"
+    detail = f"{', '.join(results[0].schedules)}: right{ratio}"
     return Finding(
-        check=case.shape.name,
-        ok=found.problem is None and result.is_deterministic,
-        detail=found.problem or agree + errors,
-        out_error_ratio=found.error / low_error if low_error else float(found.error > 0),
-        lse_error=found.lse_error,
+        check=case.name,
+        ok=verdict.problem is None and agree,
+        detail=verdict.problem or (detail if agree else f"schedules disagree; {detail}"),
+        out_error_ratio=verdict.error_ratio,
+        lse_error=verdict.lse_error,
     )
 
 
 def check_memory_access(case: Case, ptx: str) -> Finding:
     """Count bank conflicts, and sectors of global memory that were moved in vain, on whole tiles."""
+    run = _Run.of(case)
+    if case.spec not in run.kernels:
+        return run.strange(case)
     try:
-        result, *_ = _run(case, ptx, report=True)
+        results = run.emulate(case, ptx, report=True)
     except EmulationError as error:
         return Finding(MEMORY_ACCESS, False, f"{type(error).__name__}: {error}")
-    lines = result.memory_lines
-    wasteful = [line for line in lines if line.transactions > line.ideal]
+    own = [result for kernel, result in zip(run.kernels, results, strict=True) if kernel == case.spec]
+    lines = [line for result in own for line in result.memory_lines]
+    wasteful = [line for line in lines if line.transactions > allowed_transactions(line)]
     detail = ", ".join(
         f"{sum(line.transactions for line in lines if line.space == space)} {unit}"
         for space, unit in (("shared", "wavefronts"), ("global", "sectors"))
@@ -124,40 +125,30 @@ def check_memory_access(case: Case, ptx: str) -> Finding:
     return Finding(MEMORY_ACCESS, not wasteful, detail)
 
 
-def _run(
-    case: Case,
-    ptx: str,
-    *,
-    schedule: str = SCHEDULES[0],
-    races: bool = False,
-    report: bool = False,
-    max_steps: int = MAX_STEPS,
-) -> tuple[EmulationResult, Values, NDArray[Any], NDArray[Any]]:
-    """(what happened, q k v, out, lse)."""
-    values = random_values(case)
-    *layouts, out_layout = case.shape.layouts
-    q, k, v = (_placed(x, layout) for x, layout in zip(values, layouts, strict=True))
-    out = _placed(np.zeros_like(values[0]), out_layout)
-    batch, seqlen_q, heads, _ = out.shape
-    lse = np.zeros((batch, heads, seqlen_q), np.float32)
-    if case.shape.layouts == MIXED:
-        lse = np.zeros((batch, seqlen_q, heads), np.float32).swapaxes(1, 2)
-    result = emulate_forward(
-        case.spec,
-        ptx,
-        (q, k, v, out, lse),
-        case.head_dim**-0.5,
-        schedule=schedule,
-        races=races,
-        report=report,
-        max_steps=max_steps,
-    )
-    return result, values, out, lse
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A request with all its arrays, and the kernels of its launches."""
 
+    request: AttentionRequest
+    arrays: dict[str, ArrayView]
+    kernels: tuple[KernelSpec, ...]
 
-def _placed(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    """The values in memory of a layout, with NaN where no element lies."""
-    memory = np.full(memory_shape(values.shape, layout), np.nan, values.dtype)
-    placed: NDArray[Any] = as_logical(memory, values.shape, layout)
-    placed[...] = values
-    return placed
+    @classmethod
+    def of(cls, case: Case) -> _Run:
+        request = case.request()
+        arrays = with_outputs(request, require_arrays(request))
+        launches = plan(request, case.spec.arch, arrays, workspace=0).launches
+        return cls(request, arrays, tuple(launch.spec for launch in launches))
+
+    def emulate(self, case: Case, ptx: str, **options: Any) -> tuple[EmulationResult, ...]:
+        """Run every kernel of the request, that of the case from its PTX."""
+
+        def source(spec: KernelSpec) -> str:
+            return ptx if spec == case.spec else kernel_ptx(spec)
+
+        return emulate(self.request, case.spec.arch, self.arrays, ptx=source, **options)
+
+    def strange(self, case: Case) -> Finding:
+        """The failure of a case whose plan does not contain its kernel."""
+        labels = ", ".join(kernel.label for kernel in self.kernels)
+        return Finding(case.name, False, f"the request runs {labels}, and not {case.spec.label}")

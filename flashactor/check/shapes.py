@@ -1,0 +1,181 @@
+"""The extents, masks and memory orders on which attention kernels go wrong, in two tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashactor.check.layouts import CONTIGUOUS, HEADS_FIRST, MIXED, Layouts
+from flashactor.kernels.spec import Tile
+from flashactor.types import MaskKind
+
+FULL, CAUSAL = MaskKind.full(), MaskKind.causal()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A problem, but for what the kernel fixes.
+
+    Attributes:
+        name: what the shape is there to find.
+        q, k: queries and keys of each sequence; where they are not all alike, sequences are packed.
+        heads: of queries, and of keys and values.
+        mask, sink_tokens: as of a request.
+        learned_sinks: whether there are sink logits.
+        used_q, used_k: how many of them count; None for all.
+        packed: whether sequences are packed although all are alike.
+        layouts: of q, k, v and out.
+        std: standard deviation of q and k; more makes the softmax steeper.
+        unused, unused_v: elements by which the head_dims are below the padded ones of the kernel.
+        batch_invariant: as of a request.
+        whole_tiles: whether memory access is wasteless here: whole tiles in contiguous memory.
+        every_schedule: whether it is small enough to run under every schedule.
+    """
+
+    name: str
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    heads: tuple[int, int] = (2, 2)
+    mask: MaskKind = FULL
+    sink_tokens: int = 0
+    learned_sinks: bool = False
+    used_q: tuple[int, ...] | None = None
+    used_k: tuple[int, ...] | None = None
+    packed: bool = False
+    layouts: Layouts = CONTIGUOUS
+    std: float = 1.0
+    unused: int = 0
+    unused_v: int = 0
+    batch_invariant: bool = False
+    whole_tiles: bool = False
+    every_schedule: bool = False
+
+    @property
+    def varlen(self) -> bool:
+        """Whether the sequences must be packed."""
+        return self.packed or len(set(self.q)) > 1 or len(set(self.k)) > 1 or self.used_q is not None
+
+
+FIXED_SPLIT = 2048
+"""Keys of a split of a batch-invariant request."""
+
+LONG = 1100
+"""Keys that are cut into splits, whatever the tile."""
+
+
+def shapes_of(tile: Tile) -> tuple[Shape, ...]:
+    """The shapes for a kernel with a tile: the same names for each, in the same order."""
+    return _decode_shapes(tile.n) if tile.key_warps > 1 else _prefill_shapes(tile.m, tile.n)
+
+
+def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
+    half = m // 2 + 3
+    return (
+        Shape(name="one tile", q=(m,), k=(n,), whole_tiles=True),
+        Shape(name="ragged ends", q=(m + 17,) * 2, k=(2 * n + 5,) * 2, mask=CAUSAL),
+        # The first queries see no key, so out = 0 and lse = -inf, with a learned sink or without.
+        Shape(
+            name="more queries than keys", q=(2 * m + 9,), k=(n // 2 + 1,), mask=CAUSAL, learned_sinks=True
+        ),
+        Shape(name="grouped heads", q=(half,), k=(3 * n + 7,), heads=(4, 2), mask=CAUSAL),
+        Shape(name="one key head", q=(m // 4 + 5,), k=(2 * n - 1,), heads=(6, 1)),
+        # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
+        Shape(name="one key", q=(m + 1,), k=(1,), std=8.0),
+        Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=MaskKind.sliding(n // 2, 7)),
+        Shape(
+            name="window and sinks",
+            q=(half,),
+            k=(5 * n + 9,),
+            heads=(2, 1),
+            mask=MaskKind.sliding_causal(n),
+            sink_tokens=5,
+            learned_sinks=True,
+        ),
+        # The window hides neither end of the sinks, which reach into a second block.
+        Shape(
+            name="sinks ahead",
+            q=(m + 33,),
+            k=(4 * n + 9,),
+            heads=(1, 1),
+            mask=MaskKind.sliding(n // 2, 3),
+            sink_tokens=n + 6,
+        ),
+        Shape(name="mixed strides", q=(m + 5,) * 2, k=(n + 3,) * 2, layouts=MIXED, mask=CAUSAL),
+        Shape(name="heads first", q=(m + 9,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
+        Shape(name="smaller heads", q=(m - 7,), k=(2 * n - 3,), unused=24, unused_v=16),
+        Shape(name="steep softmax", q=(m,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
+        Shape(
+            name="packed",
+            q=(m + 3, 0, 20, 1, 5),
+            k=(n + 9, 7, 0, 2 * n + 1, 30),
+            heads=(2, 1),
+            mask=CAUSAL,
+        ),
+        Shape(
+            name="used lengths",
+            q=(m + 3, 40, 9),
+            k=(2 * n, n, 11),
+            used_q=(m - 5, 0, 9),
+            used_k=(n + 7, 5, 0),
+            heads=(1, 1),
+            mask=MaskKind.sliding(20, 5),
+        ),
+        Shape(name="splits", q=(40, 33), k=(LONG, 90), heads=(1, 1), mask=CAUSAL, learned_sinks=True),
+        # Packed and batch-invariant: single rows, too, go through a tile for many.
+        Shape(
+            name="fixed splits", q=(1, 1, 3), k=(1, FIXED_SPLIT + 52, 100), heads=(1, 1), batch_invariant=True
+        ),
+        Shape(
+            name="several key blocks",
+            q=(half,),
+            k=(3 * n - 5,),
+            heads=(1, 1),
+            mask=CAUSAL,
+            every_schedule=True,
+        ),
+    )
+
+
+def _decode_shapes(n: int) -> tuple[Shape, ...]:
+    return (
+        Shape(name="one tile", q=(16,), k=(n,), whole_tiles=True),
+        Shape(name="ragged ends", q=(9,) * 2, k=(2 * n + 5,) * 2, mask=CAUSAL),
+        Shape(name="more queries than keys", q=(20,), k=(7,), mask=CAUSAL, learned_sinks=True),
+        Shape(name="grouped heads", q=(4,), k=(n + 9,), heads=(16, 2), mask=CAUSAL),
+        Shape(name="one key head", q=(1,), k=(2 * n - 1,), heads=(7, 1)),
+        Shape(name="one key", q=(1,) * 2, k=(1,) * 2, std=8.0),
+        Shape(name="window", q=(5,), k=(4 * n + 9,), mask=MaskKind.sliding(n // 2, 2)),
+        Shape(
+            name="window and sinks",
+            q=(3,),
+            k=(5 * n + 9,),
+            heads=(4, 2),
+            mask=MaskKind.sliding_causal(n),
+            sink_tokens=5,
+            learned_sinks=True,
+        ),
+        Shape(
+            name="sinks ahead",
+            q=(5,),
+            k=(5 * n + 9,),
+            mask=MaskKind.sliding(n // 2, 3),
+            sink_tokens=n + 6,
+        ),
+        Shape(name="mixed strides", q=(3,) * 2, k=(n + 3,) * 2, heads=(4, 2), layouts=MIXED, mask=CAUSAL),
+        Shape(name="heads first", q=(5,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
+        Shape(name="smaller heads", q=(2,), k=(2 * n - 3,), heads=(8, 2), unused=24, unused_v=16),
+        Shape(name="steep softmax", q=(3,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
+        Shape(name="packed", q=(3, 0, 1, 1, 5), k=(n + 9, 7, 0, 2 * n + 1, 30), heads=(4, 2), mask=CAUSAL),
+        Shape(
+            name="used lengths",
+            q=(7, 4, 9),
+            k=(2 * n, n, 11),
+            used_q=(5, 0, 9),
+            used_k=(n + 7, 5, 0),
+            mask=MaskKind.sliding(20, 5),
+        ),
+        Shape(name="splits", q=(2, 3), k=(LONG, 90), heads=(4, 2), mask=CAUSAL, learned_sinks=True),
+        Shape(name="fixed splits", q=(1,), k=(FIXED_SPLIT + 52,), heads=(4, 2), batch_invariant=True),
+        Shape(
+            name="several key blocks", q=(3,), k=(3 * n - 5,), heads=(4, 2), mask=CAUSAL, every_schedule=True
+        ),
+    )
