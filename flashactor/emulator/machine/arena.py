@@ -162,14 +162,17 @@ class Memory:
         return offset + first - begin
 
     def _reserve(self, size: int) -> None:
-        if size > len(self.buffer):
-            grown = max(size, 2 * len(self.buffer))
-            grown = -(-grown // 64) * 64
-            for name in ("buffer", "shadow"):
-                replacement = np.zeros(grown, np.uint8)
-                old = getattr(self, name)
-                replacement[: len(old)] = old
-                setattr(self, name, replacement)
+        if size <= len(self.buffer):
+            return
+        grown = -(-max(size, 2 * len(self.buffer)) // 64) * 64
+        before = [(a, self._views(a.array, a.address - BASE)) for a in self.allocations]
+        self.buffer, self.shadow = np.zeros(grown, np.uint8), np.zeros(grown, np.uint8)
+        # Elements alone: between those of a strided array may be gigabytes that no memory stands behind.
+        for allocation, old in before:
+            for target, source in zip(
+                self._views(allocation.array, allocation.address - BASE), old, strict=True
+            ):
+                target[...] = source
 
     def _views(self, array: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """The array's elements in the buffer, and their bytes' shadows with one more axis."""
