@@ -1,4 +1,4 @@
-"""A prefill in chunks is the prefill: out, lse and the cache are those of one pass, whatever the chunks are."""
+"""A prefill in chunks is the prefill: the same out, lse and cache as of one pass, whatever the chunks are."""
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
