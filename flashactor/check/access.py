@@ -1,4 +1,4 @@
-"""Accesses to memory that may take more transactions than the fewest that there could be, each with its reason."""
+"""Accesses to memory that may take more than the fewest transactions, each with its reason."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ class Waste:
 
 
 WASTE = (
-    Waste(
-        "sm80/fwd_output.cuh",
-        "shared",
-        "ld.shared.v4.f32",
-        2,
-        "the warps' parts of a decode tile, once for each block: a thread takes 8 floats of a row, in two loads",
-    ),
     Waste(
         "sm80/staging.cuh",
         "shared",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashactor.kernels import sm80
+from flashactor.kernels.append import AppendSpec, Pairs
+from flashactor.kernels.backward_spec import DkdvSpec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
 
@@ -19,53 +20,75 @@ class Expectation:
     Attributes:
         what: what people call it.
         pattern: regular expression of whole opcodes.
-        reason: why such an instruction must be there, or must not.
-        present: which of the two.
+        reason: why such an instruction must be there, or why there must not be more.
+        most: how many there may be; None where there must be at least one.
     """
 
     what: str
     pattern: str
     reason: str
-    present: bool
+    most: int | None = None
 
-
-def _some(what: str, pattern: str, reason: str) -> Expectation:
-    return Expectation(what, pattern, reason, present=True)
+    @property
+    def present(self) -> bool:
+        """Whether there must be such an instruction."""
+        return self.most is None
 
 
 def _none(what: str, pattern: str, reason: str) -> Expectation:
-    return Expectation(what, pattern, reason, present=False)
+    return Expectation(what, pattern, reason, most=0)
 
 
-_MMA_SYNC = (
-    _some("ldmatrix", r"LDSM\.16\.M88\.4", "fragments of q and k, four 8x8 matrices a load"),
-    _some("ldmatrix.trans", r"LDSM\.16\.MT88\.4", "fragments of v, transposed on the way"),
-    _some("cp.async.cg", r"LDGSTS\.E\.BYPASS\.128", "tiles go from L2 to shared memory, 16 bytes a thread"),
-    _none("cp.async.ca", r"LDGSTS\.(?!E\.BYPASS).*", "it fills L1 with tiles that no one reads from there"),
-    _some("cp.async.commit_group", r"LDGDEPBAR", "each tile's copies are a group"),
-    _some("cp.async.wait_group", r"DEPBAR\.LE", "a tile is read after its group has come"),
-    _some("bar.sync", r"BAR\.SYNC.*", "all warps read the tiles that all warps have copied"),
-    _some("ex2", r"MUFU\.EX2", "the softmax is in powers of two"),
-    _some("lg2", r"MUFU\.LG2", "the log-sum-exp is in base two until the end"),
-    _some("shfl.bfly", r"SHFL\.BFLY", "four lanes share a row's maximum and sum"),
-    _some("16-byte stores", r"STG\.E\.128", "out leaves in whole sectors"),
+_TILES = (
+    Expectation("ldmatrix", r"LDSM\.16\.M88\.4", "fragments of a product, four 8x8 matrices a load"),
+    Expectation("ldmatrix.trans", r"LDSM\.16\.MT88\.4", "fragments that are transposed on the way"),
+    Expectation(
+        "cp.async.cg", r"LDGSTS\.E\.BYPASS\.128", "tiles go from L2 to shared memory, 16 bytes a thread"
+    ),
+    Expectation("cp.async.commit_group", r"LDGDEPBAR", "each tile's copies are a group"),
+    Expectation("cp.async.wait_group", r"DEPBAR\.LE", "a tile is read after its group has come"),
+    Expectation("bar.sync", r"BAR\.SYNC.*", "all warps read the tiles that all warps have copied"),
 )
-_MMA_SYNC_BF16 = (
+_SOFTMAX = (Expectation("ex2", r"MUFU\.EX2", "the softmax is in powers of two"),)
+_LOG = (Expectation("lg2", r"MUFU\.LG2", "the log-sum-exp is in base two until the end"),)
+_QUADS = (Expectation("shfl.bfly", r"SHFL\.BFLY", "lanes share what they know of a row"),)
+_WIDE_LOADS = (Expectation("16-byte loads", r"LDG\.E\.128", "rows are read in whole sectors"),)
+_WIDE_STORES = (Expectation("16-byte stores", r"STG\.E\.128", "results leave in whole sectors"),)
+_BYTES = (Expectation("8-byte stores", r"STG\.E\.64", "eight fp8 of a thread leave together"),)
+
+_PRODUCTS = {
     # sm_100a and sm_120a, too, run mma.sync as HMMA.
-    _some("products", r"HMMA\.16816\.F32\.BF16", "mma.sync m16n8k16 of bf16 with sums in f32"),
-    _none("other products", r"HMMA\.(?!16816\.F32\.BF16$).*", "smaller at half the rate, or of another type"),
-    _some("packed rounding", r"F2FP\.BF16\.(F32\.)?PACK_AB", "P and out become bf16 two at a time"),
-)
-_MMA_SYNC_F16 = (
-    _some("products", r"HMMA\.16816\.F32", "mma.sync m16n8k16 of f16 with sums in f32"),
-    _none("other products", r"HMMA\.(?!16816\.F32$).*", "smaller at half the rate, of another type or sum"),
-    _some("packed rounding", r"F2FP\.(F16\.F32\.)?PACK_AB", "P and out become f16 two at a time"),
-)
+    DType.BF16: (
+        Expectation("products", r"HMMA\.16816\.F32\.BF16", "mma.sync m16n8k16 of bf16 with sums in f32"),
+        _none(
+            "other products", r"HMMA\.(?!16816\.F32\.BF16$).*", "smaller at half the rate, or of another type"
+        ),
+    ),
+    DType.F16: (
+        Expectation("products", r"HMMA\.16816\.F32", "mma.sync m16n8k16 of f16 with sums in f32"),
+        _none(
+            "other products",
+            r"HMMA\.(?!16816\.F32$).*",
+            "smaller at half the rate, of another type or sum",
+        ),
+    ),
+}
+_ROUNDING = {
+    DType.BF16: (
+        Expectation("packed rounding", r"F2FP\.BF16\.(F32\.)?PACK_AB", "results become bf16 two at a time"),
+    ),
+    DType.F16: (
+        Expectation("packed rounding", r"F2FP\.(F16\.F32\.)?PACK_AB", "results become f16 two at a time"),
+    ),
+}
+_NO_PRODUCTS = (_none("any products", r"[HQ]MMA\..*", "a kernel that moves memory multiplies no matrices"),)
+_ATOMICS = r"(RED|REDG|ATOM|ATOMG|ATOMS)(\..*)?"
+_ADDS = (Expectation("atomics", _ATOMICS, "dq is summed by all blocks of keys"),)
+_NO_ATOMICS = (_none("atomics", _ATOMICS, "sums in no fixed order: equal inputs would give other bits"),)
+
 _EVERY_KERNEL = (
+    _none("cp.async.ca", r"LDGSTS\.(?!E\.BYPASS).*", "it fills L1 with tiles that no one reads from there"),
     _none("local memory", r"(LDL|STL)(\..*)?", "a value left the registers: a spill, or an indexed array"),
-    # Up to sm_89, ptxas leaves the key loop with CALL.REL.NOINC, to code that never returns: a jump. A
-    # subroutine has a RET.
-    _none("subroutines", r"RET(\..*)?|CALL\.ABS.*", "no inlining, or the slow path of an exact division"),
     _none(
         "64-bit floats",
         r"D(ADD|MUL|FMA|SETP|MNMX|MMA)(\..*)?|.*\.F64(\..*)?|MUFU\..*64H",
@@ -75,13 +98,51 @@ _EVERY_KERNEL = (
     _none("traps", r"BPT(\..*)?", "an assertion or a __trap() from debugging"),
 )
 
-_FAMILIES = {
-    (sm80.FAMILY, DType.BF16): (*_MMA_SYNC, *_MMA_SYNC_BF16),
-    (sm80.FAMILY, DType.F16): (*_MMA_SYNC, *_MMA_SYNC_F16),
+_ATTENTION = (*_TILES, *_SOFTMAX)
+_KINDS = {
+    "fwd": (*_ATTENTION, *_LOG, *_QUADS, *_WIDE_STORES),
+    "combine": (*_SOFTMAX, *_LOG, *_WIDE_LOADS, *_WIDE_STORES, *_NO_PRODUCTS),
+    "append": (*_WIDE_LOADS, *_NO_PRODUCTS),
+    "merge": (*_SOFTMAX, *_LOG, *_WIDE_LOADS, *_WIDE_STORES, *_NO_PRODUCTS),
+    "bwd_preprocess": (*_SOFTMAX, *_LOG, *_QUADS, *_WIDE_LOADS, *_WIDE_STORES, *_NO_PRODUCTS),
+    "bwd_dkdv": (*_ATTENTION, *_WIDE_STORES),
+    "bwd_dq": (*_ATTENTION, *_WIDE_STORES),
+    "bwd_convert": (*_WIDE_STORES, *_NO_PRODUCTS),
+    "bwd_reduce": (*_QUADS, *_NO_PRODUCTS),
 }
-"""What a family's kernels of a type must and must not hold; a new family brings its rows."""
+"""What kernels of a kind hold, whatever their type is; a new kind brings its row."""
+
+_MULTIPLY = ("fwd", "bwd_dkdv", "bwd_dq")
+_ROUND = (*_MULTIPLY, "combine", "merge", "bwd_convert")
+
+# Up to sm_89, ptxas leaves loops with CALL.REL.NOINC, to code that never returns: a jump. A subroutine has a
+# RET.
+_SUBROUTINES = r"RET(\..*)?|CALL\.ABS.*"
+_NO_SUBROUTINE = "no inlining, or the slow path of an exact division"
+_ONE_SUBROUTINE = {
+    "combine": "one, of the division of a 64-bit row, once a thread",
+    "append": "one, of the true division by a descale: a product is not always rounded to the nearest fp8",
+    "bwd_preprocess": "one, up to sm_89, of a shuffle that only some warps reach",
+    "bwd_dkdv": "one, of the exact reciprocal of a softcap, once a thread",
+    "bwd_dq": "one, of the exact reciprocal of a softcap, once a thread",
+}
 
 
 def expectations(spec: KernelSpec) -> tuple[Expectation, ...]:
-    """The rows that are for a kernel."""
-    return (*_FAMILIES[spec.family, spec.dtype], *_EVERY_KERNEL)
+    """The rows that are for a kernel.
+
+    Raises:
+        KeyError: of a kind, or of a type, that has no rows.
+    """
+    rows = list(_KINDS[spec.kind])
+    if spec.kind in _MULTIPLY:
+        rows += _PRODUCTS[spec.dtype]
+    if spec.kind in _ROUND:
+        rows += _ROUNDING[spec.dtype]
+    if isinstance(spec, AppendSpec):
+        rows += _WIDE_STORES if spec.fp8 is None else _BYTES
+        rows += () if spec.pairs is Pairs.NONE else _ROUNDING[spec.dtype]
+    rows += _ADDS if isinstance(spec, DkdvSpec) and spec.adds_dq else _NO_ATOMICS
+    one = _ONE_SUBROUTINE.get(spec.kind)
+    rows.append(Expectation("subroutines", _SUBROUTINES, one or _NO_SUBROUTINE, most=1 if one else 0))
+    return (*rows, *_EVERY_KERNEL)

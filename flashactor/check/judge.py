@@ -18,8 +18,8 @@ class Verdict:
     """How far results are from the exact ones.
 
     Attributes:
-        error_ratio: largest error of an output over the low-precision formula's, the worst of all that have one;
-            None if none has.
+        error_ratio: largest error of an output over the low-precision formula's, the worst of those that have
+            one; None if none has.
         lse_error: largest error of lse where it is finite; None where it is no output.
         problem: what is wrong, in one line; None if nothing is.
     """

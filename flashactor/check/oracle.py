@@ -149,11 +149,12 @@ def _chunked(request: ChunkedPrefillRequest) -> dict[str, Expected]:
             yield Sequence(b, b, b, queries[b], k, v)
 
     found = _forward(request, sequences(q), low_parts=None if rotary is None else sequences(low_q))
-    rounded = rotary is not None or request.kv_dtype.is_fp8
-    for name, cache, once in zip(
-        ("k_cache", "v_cache"), caches, (rounded, request.kv_dtype.is_fp8), strict=True
+    is_fp8 = request.kv_dtype.is_fp8
+    for name, cache, rounded in (
+        ("k_cache", caches[0], is_fp8 or rotary is not None),
+        ("v_cache", caches[1], is_fp8),
     ):
-        found[name] = Expected(cache.astype(np.float64), None, _one_rounding(cache) if once else 0.0)
+        found[name] = Expected(cache.astype(np.float64), None, _one_rounding(cache) if rounded else 0.0)
     return found
 
 
@@ -167,9 +168,9 @@ def _merge(request: MergeStatesRequest) -> dict[str, Expected]:
 @expected_of.register(Fa2BwdRequest)
 @expected_of.register(VarlenBwdRequest)
 def _backward(request: Fa2BwdRequest | VarlenBwdRequest) -> dict[str, Expected]:
-    """Gradients of tensors by the low-precision formula, those of sinks and slopes from the out that is given.
+    """Gradients of tensors by the formula, those of sinks and slopes from the out that is given.
 
-    The latter are few sums of many terms: how far the formula's own rounding of out happens to lead is no measure.
+    The latter are few sums of many terms: how far the formula's rounding of out leads is no measure.
     """
     out, dout, lse = _arrays(request, "out", "dout", "lse")
     dlse = _optional(request, "dlse")
@@ -204,7 +205,7 @@ def _backward(request: Fa2BwdRequest | VarlenBwdRequest) -> dict[str, Expected]:
 def _given_out(
     part: Sequence, params: AttentionParams, index: int, out: NDArray[Any], dout: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What a rounded out changes: the gradient of each row's lse ``[heads, rows]``, and of each sink's logit."""
+    """What a rounded out changes: the gradients of each row's lse ``[heads, rows]``, and of each sink."""
     exact, lse = forward_sequence(part.q, part.k, part.v, params, index)
     row_dot = ((out.astype(np.float64) - exact) * dout.astype(np.float64)).sum(-1).T
     if params.sink_logits is None:
@@ -218,11 +219,16 @@ def _no_gradients(request: AttentionRequest, ends: dict[str, int]) -> Gradients:
     """Zeros, but in rows that belong to no sequence what the arrays hold."""
     found = {}
     for name in ("dq", "dk", "dv", "dsink_logits", "dalibi_slopes"):
-        before = _optional(request, name)
-        found[name] = None if before is None else before.astype(np.float64)
-        if before is not None:
+        if (before := _optional(request, name)) is not None:
+            found[name] = before.astype(np.float64)
             found[name][: ends.get(name)] = 0.0
-    return Gradients(**found)
+    return Gradients(
+        dq=found["dq"],
+        dk=found["dk"],
+        dv=found["dv"],
+        dsink_logits=found.get("dsink_logits"),
+        dalibi_slopes=found.get("dalibi_slopes"),
+    )
 
 
 def dense_sequences(request: AttentionRequest) -> Iterator[Sequence]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -23,11 +24,17 @@ class Halves:
         static: those of the cubin.
         emulated: those that run the PTX.
         races: whether the emulation also looks for data races.
+        cases: names of the cases that each kernel is tried on, none where it is not listed; None for all.
     """
 
     static: bool = True
     emulated: bool = True
     races: bool = True
+    cases: Mapping[KernelSpec, tuple[str, ...]] | None = None
+
+    def cases_of(self, spec: KernelSpec) -> tuple[str, ...] | None:
+        """Names of the cases that a kernel is tried on; None for all."""
+        return None if self.cases is None else self.cases.get(spec, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,10 @@ def check_kernel(spec: KernelSpec, settings: Settings, halves: Halves) -> Kernel
             static = static_findings(spec, kernel)
         except (CompileError, CacheMissError) as error:
             static = (_raised("compiles", error),)
-    if halves.emulated:
+    names = halves.cases_of(spec)
+    if halves.emulated and names != ():
         try:
-            emulated = emulated_findings(spec, kernel_ptx(spec), races=halves.races)
+            emulated = emulated_findings(spec, kernel_ptx(spec), races=halves.races, names=names)
         except DeviceUnavailableError:
             raise
         except FlashAttnError as error:

@@ -88,8 +88,9 @@ def _shared_memory(spec: KernelSpec, record: CubinRecord) -> Finding:
 def _instructions(row: Expectation, found: Counter[str]) -> Finding:
     matching = {opcode: n for opcode, n in sorted(found.items()) if re.fullmatch(row.pattern, opcode)}
     listed = ", ".join(f"{n} {opcode}" for opcode, n in matching.items()) or "none"
-    ok = bool(matching) is row.present
-    wanted = "some" if row.present else "none"
+    count = sum(matching.values())
+    ok = count > 0 if row.most is None else count <= row.most
+    wanted = "some" if row.most is None else str(row.most or "none")
     return Finding(row.what, ok, listed if ok else f"{listed}; expected {wanted}: {row.reason}")
 
 

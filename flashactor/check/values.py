@@ -46,7 +46,7 @@ def sequences(
 
 def unwritten_outputs(
     rows: tuple[int, ...], heads: int, head_dim: int, dtype: DType, *, layout: Layout, strided_lse: bool
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Any]:
     """Room for out ``[*rows, heads, head_dim]`` and lse ``[..., heads, rows]``."""
     out = np.full((*rows, heads, head_dim), UNWRITTEN, np.float32).astype(numpy_type(dtype))
     lse = (*rows[:-1], heads, rows[-1])

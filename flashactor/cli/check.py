@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from flashactor.settings import Settings
 if TYPE_CHECKING:
     from flashactor.check.findings import Finding
     from flashactor.check.report import KernelReport
+    from flashactor.kernels.spec import KernelSpec
 
 COLUMNS = ("kernel", "registers", "KiB", "spills", "static", "emulated", "out error", "lse error", "s")
 
@@ -34,10 +35,12 @@ def add_parser(commands: Any) -> None:
         "check",
         help="check compiled kernels without a GPU",
         description="Check every kernel that matches the options, on any machine: what its cubin holds "
-        "(registers, memory, instructions), and what its PTX computes in the emulator. Without options, all "
-        "kernels of the device's architecture, or of every architecture where there is no device. "
-        "Exit code 1 if a check fails.",
+        "(registers, memory, instructions), and what its PTX computes in the emulator. With options that "
+        "select kernels, or with --all, every case of every kernel is run, which may take hours; without "
+        "them, kernels and cases that have everything between them at least once. Of the device's "
+        "architecture, or of every architecture where there is no device. Exit code 1 if a check fails.",
     )
+    parser.add_argument("--all", action="store_true", help="every case of every kernel that matches")
     add_selection_options(parser)
     add_feature_option(parser)
     add_kernel_option(parser)
@@ -59,11 +62,20 @@ def run(options: argparse.Namespace) -> int:
     """Check what matches; 1 if any check of any kernel failed."""
     check_jobs(options)
     specs = labelled_or_matching_specs(options)
+    from flashactor.check.covering import covering_cases, covering_specs
     from flashactor.check.pool import check_kernels
     from flashactor.check.report import Halves
     from flashactor.check.tools import PACKAGES, find_tool
 
     halves = Halves(not options.emulate_only, not options.static_only, options.races)
+    if not (options.all or _selects(options)):
+        specs = list(covering_specs(specs))
+        cases: dict[KernelSpec, tuple[str, ...]] = {}
+        for case in covering_cases(specs):
+            cases[case.spec] = (*cases.get(case.spec, ()), case.name)
+        halves = replace(halves, cases=cases)
+        if not halves.static:
+            specs = list(cases)
     if halves.static:
         for tool in PACKAGES:
             find_tool(tool)  # missing? Better one line now than the same from every process
@@ -80,6 +92,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_tables(reports, perf_counter() - start)
     return 1 if any(report.failures for report in reports) else 0
+
+
+def _selects(options: argparse.Namespace) -> bool:
+    """Whether some option names kernels."""
+    return any((options.arch, options.dtype, options.head_dim, options.feature, options.kernel))
 
 
 def _print_document(reports: list[KernelReport], seconds: float) -> None:

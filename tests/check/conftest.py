@@ -7,10 +7,12 @@ import pytest
 from small_kernel import SmallSpec, write_sources
 
 from flashactor.cache import CubinCache
+from flashactor.check.covering import covering_specs
 from flashactor.check.sass import disassemble
 from flashactor.check.static import static_findings
 from flashactor.compiler.nvrtc import compile_cubin
-from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 
 
@@ -31,29 +33,39 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def real(cache):
-    """A function from element type to (spec, kernel, code) of a real kernel."""
+def code_of(cache):
+    """A function from a specification to (kernel, code)."""
     kept = {}
 
-    def of(dtype):
-        if dtype not in kept:
-            spec = forward_spec(SmArch.SM80, dtype, 64, causal=True)
+    def of(spec):
+        if spec not in kept:
             kernel = cache.get_or_compile(spec)
-            kept[dtype] = spec, kernel, disassemble(kernel.cubin)
-        return kept[dtype]
+            kept[spec] = kernel, disassemble(kernel.cubin)
+        return kept[spec]
 
     return of
 
 
 @pytest.fixture(scope="session")
-def every_kernel(cache):
-    """(kernel, findings) of every specialisation, by spec."""
+def real(code_of):
+    """A function from element type to (spec, kernel, code) of a real kernel."""
+
+    def of(dtype):
+        spec = forward_spec(SmArch.SM80, dtype, 64)
+        return spec, *code_of(spec)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def covering_kernels(cache):
+    """(kernel, findings) of the kernels that have everything between them, by spec."""
 
     def check(spec):
         kernel = cache.get_or_compile(spec)
         return kernel, {finding.check: finding for finding in static_findings(spec, kernel)}
 
-    specs = all_specs()
+    specs = covering_specs(all_specs())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(specs, pool.map(check, specs), strict=True))
 

@@ -1,70 +1,66 @@
-"""Every kernel that the tile table can choose computes attention on every named shape, and races on none."""
+"""What the emulated half of a check finds: right kernels, and wrong ones."""
 
 import shutil
-from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
-from flashactor.check.cases import QUICK_SHAPES, Case, Shape, shapes
-from flashactor.check.emulated import (
-    EVERY_SCHEDULE,
-    MEMORY_ACCESS,
-    check_case,
-    check_memory_access,
-    emulated_findings,
-)
+from flashactor.check import access
+from flashactor.check.access import WASTE, allowed_transactions
+from flashactor.check.cases import cases_of
+from flashactor.check.emulated import MEMORY_ACCESS, check_case, check_memory_access, emulated_findings
 from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.compiler.source import sources_root
+from flashactor.emulator import MemoryLine
 from flashactor.executors.emulator import kernel_ptx
-from flashactor.kernels.sm80 import all_specs, forward_spec
+from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.merge import merge_spec
+from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 
-BLACKWELL = (SmArch.SM100, SmArch.SM120)
+SPEC = forward_spec(SmArch.SM80, DType.BF16, 32)
 
 
-def kernels():
-    """The specifications, those together that differ in the architecture alone: most share one PTX."""
-    groups = defaultdict(list)
-    for spec in all_specs():
-        groups[spec.defines].append(spec)
-    return [pytest.param(group, id=group[0].label.rpartition(".")[0]) for group in groups.values()]
+def case_of(spec, name):
+    return next(case for case in cases_of(spec) if case.name == name)
 
 
-@pytest.mark.parametrize("specs", kernels())
-def test_a_kernel_is_right_on_every_shape(specs):
-    for spec in specs:
-        # Blackwell's PTX says the same in other words: `flashactor check` runs all of it, this test the best.
-        names = (*QUICK_SHAPES, *EVERY_SCHEDULE) if spec.arch in BLACKWELL else None
-        findings = emulated_findings(spec, kernel_ptx(spec), names=names)
-        assert [finding for finding in findings if not finding.ok] == []
-        listed = [s.name for s in shapes(spec.tile_m, spec.tile_n)]
-        tried = [name for name in listed if names is None or name in names]
-        assert [finding.check for finding in findings] == [*tried, MEMORY_ACCESS]
-        assert max(finding.out_error_ratio for finding in findings[:-1]) <= 2
-        assert max(finding.lse_error for finding in findings[:-1]) <= 1e-4
+def test_one_case_runs_under_every_schedule():
+    names = ("several key blocks", "one key")
+    findings = {f.check: f.detail for f in emulated_findings(SPEC, kernel_ptx(SPEC), names=names)}
+    assert findings["several key blocks"].startswith("min, max, random: right")
+    assert findings["one key"].startswith("min: right")
+    assert len(findings) == 2
 
 
-def test_the_groups_hold_every_kernel():
-    grouped = [spec for parameter in kernels() for spec in parameter.values[0]]
-    assert sorted(grouped, key=all_specs().index) == list(all_specs())
+def test_every_case_is_run_and_memory_access_is_counted():
+    spec = merge_spec(SmArch.SM80, DType.F16)
+    findings = emulated_findings(spec, kernel_ptx(spec))
+    assert [f.check for f in findings] == [*(case.name for case in cases_of(spec)), MEMORY_ACCESS]
+    assert all(f.ok for f in findings)
+    assert all(f.out_error_ratio <= 2 and f.lse_error <= 1e-4 for f in findings[:-1])
 
 
-def test_one_shape_runs_under_every_schedule():
-    spec = forward_spec(SmArch.SM80, DType.BF16, 32, causal=True)
-    findings = {finding.check: finding.detail for finding in emulated_findings(spec, kernel_ptx(spec))}
-    assert [name for name, detail in findings.items() if detail.startswith("min, max, random")] == list(
-        EVERY_SCHEDULE
+def test_kernels_that_differ_in_the_target_alone_are_run_once():
+    first = forward_spec(SmArch.SM86, DType.F16, 32, decode=True)
+    second = replace(first, arch=SmArch.SM89)
+    names = ("one key",)
+    assert kernel_ptx(first) != kernel_ptx(second)
+    assert emulated_findings(first, kernel_ptx(first), names=names) is emulated_findings(
+        second, kernel_ptx(second), names=names
     )
+    wrong = kernel_ptx(second).replace("ex2.approx.ftz.f32", "neg.f32")
+    assert not emulated_findings(second, wrong, names=names)[0].ok
 
 
 def test_bank_conflicts_are_a_finding(tmp_path):
-    spec = forward_spec(SmArch.SM80, DType.BF16, 64, causal=False)
-    case = Case(spec, Shape("small", 1, spec.tile_m, spec.tile_n, 1, 1))
+    spec = forward_spec(SmArch.SM80, DType.BF16, 64)
+    case = case_of(spec, "one tile")
     assert check_memory_access(case, kernel_ptx(spec)).ok
     # Without the swizzle, eight rows of a matrix lie in the same banks.
     root = shutil.copytree(sources_root(), tmp_path / "kernels")
     tile = root / "sm80" / "tile.cuh"
-    swizzle = "return kSpan == 8 ? row & 7 : (row >> 1) & 3;"
+    swizzle = "return kSpan == 8 ? row & 7 : kSpan == 4 ? (row >> 1) & 3 : (row >> 2) & 1;"
     assert swizzle in tile.read_text()
     tile.write_text(tile.read_text().replace(swizzle, "return 0;"))
     conflicting = check_memory_access(case, compile_ptx(spec, root=root, line_info=True))
@@ -73,18 +69,51 @@ def test_bank_conflicts_are_a_finding(tmp_path):
     assert "sm80/" in conflicting.detail
 
 
+def test_a_waste_that_is_known_is_allowed_and_no_other():
+    row = WASTE[0]
+    line = MemoryLine(1, f"{row.instruction} ...", f"{row.file}(7)", row.space, 1, 64, 32)
+    assert allowed_transactions(line) == 32 * row.factor
+    for other in (
+        replace(line, space="other"),
+        replace(line, cuda_line="sm80/tile.cuh(1)"),
+        replace(line, cuda_line=None),
+        replace(line, instruction="st.shared.v2.f32 ..."),
+    ):
+        assert allowed_transactions(other) == 32
+    assert all(row.reason and row.factor > 1 for row in WASTE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (combine_spec("sm80_mma", SmArch.SM80, DType.F16), "two splits"),
+        (forward_spec(SmArch.SM80, DType.F16, 96, fp8_kv=True), "one tile"),
+    ],
+    ids=["combine", "fp8 staging"],
+)
+def test_a_waste_that_is_allowed_is_there(spec, name, monkeypatch):
+    case, ptx = case_of(spec, name), kernel_ptx(spec)
+    assert check_memory_access(case, ptx).ok
+    monkeypatch.setattr(access, "WASTE", ())
+    assert not check_memory_access(case, ptx).ok
+
+
 def test_a_wrong_kernel_is_a_finding_and_not_an_exception():
-    spec = forward_spec(SmArch.SM80, DType.BF16, 64, causal=True)
-    case = Case(spec, Shape("small", 1, 20, 30, 1, 1))
-    ptx = kernel_ptx(spec)
-    assert check_case(case, ptx, races=True, schedule="min").ok
-    wrong = check_case(case, ptx.replace("ex2.approx.ftz.f32", "neg.f32"), races=True, schedule="min")
+    case, ptx = case_of(SPEC, "several key blocks"), kernel_ptx(SPEC)
+    assert check_case(case, ptx, schedule="min").ok
+    wrong = check_case(case, ptx.replace("ex2.approx.ftz.f32", "neg.f32"), schedule="min")
     assert not wrong.ok
     assert "allowed" in wrong.detail
-    broken = check_case(case, ptx.replace("bar.sync \t0;", ""), races=True, schedule="min")
+    broken = check_case(case, ptx.replace("bar.sync \t0;", ""), schedule="min")
     assert not broken.ok
     assert "Error" in broken.detail
-    unknown = check_case(
-        case, ptx.replace("ex2.approx.ftz.f32", "ex3.approx.ftz.f32"), races=False, schedule="min"
-    )
+    unknown = check_case(case, ptx.replace("ex2.approx.ftz.f32", "ex3.approx.ftz.f32"), schedule="min")
     assert "UnsupportedPtxError" in unknown.detail
+
+
+def test_a_case_that_does_not_run_its_kernel_is_a_failure():
+    case = replace(case_of(SPEC, "one tile"), spec=forward_spec(SmArch.SM80, DType.BF16, 64))
+    for check in (check_case, check_memory_access):
+        found = check(case, kernel_ptx(SPEC))
+        assert not found.ok
+        assert found.detail == f"the request runs {SPEC.label}, and not {case.spec.label}"

@@ -1,13 +1,16 @@
 """Every row of the table of instructions can fail: a kernel without them, or with them."""
 
-from dataclasses import replace
-
 import pytest
 
 from flashactor.check.expectations import expectations
 from flashactor.check.sass import Sass, disassemble
 from flashactor.check.static import sass_findings
-from flashactor.kernels.sm80 import all_specs
+from flashactor.kernels.append import append_specs
+from flashactor.kernels.backward_spec import backward_specs
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.merge import MergeSpec, merge_spec
+from flashactor.kernels.spec import Scores
 from flashactor.types import DType, SmArch
 
 PRELUDE = "using u32 = unsigned;\n"
@@ -39,11 +42,28 @@ extern "C" __global__ void small(float* x) { x[0] = f(x[0]) + f(x[1]); }""",
   __syncthreads();
   x[1] = s[3];
 }""",
+    "atomics": """extern "C" __global__ void small(float* x) { atomicAdd(x, 1.f); }""",
     "other products": """extern "C" __global__ void small(u32* x) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%2,%2,%2}, {%2,%2}, {%0,%1};"
                : "+r"(x[0]), "+r"(x[1]) : "r"(x[2]));
 }""",
 }
+
+
+ANY_PRODUCT = SOURCES["other products"]
+FORBIDDEN = {**SOURCES, "any products": ANY_PRODUCT}
+"""Kernels that break each row that forbids."""
+
+BACKWARD = backward_specs(SmArch.SM80, DType.BF16, 64, 64, Scores.PLAIN, deterministic=False).all
+OTHERS = (
+    combine_spec("sm80_mma", SmArch.SM80, DType.BF16),
+    merge_spec(SmArch.SM80, DType.F16),
+    append_specs(SmArch.SM80)[4],
+    append_specs(SmArch.SM80)[10],
+    *BACKWARD,
+    backward_specs(SmArch.SM80, DType.F16, 64, 64, Scores.PLAIN, deterministic=True).dq,
+)
+"""One kernel of every kind but fwd."""
 
 
 @pytest.mark.parametrize("arch", [SmArch.SM80, SmArch.SM90A, SmArch.SM120], ids=lambda arch: arch.target)
@@ -57,13 +77,32 @@ def test_an_instruction_that_must_not_be_there_is_found(what, arch, small_cubin,
     assert "expected none: " in failed[what].detail
 
 
+def test_a_kernel_that_moves_memory_multiplies_no_matrices(small_cubin, code_of):
+    spec = OTHERS[0]
+    _, code = code_of(spec)
+    (small,) = disassemble(small_cubin(PRELUDE + ANY_PRODUCT))
+    mixed = Sass(spec.entry, code[0].opcodes + small.opcodes)
+    assert [f.check for f in sass_findings(spec, (mixed,)) if not f.ok] == ["any products"]
+
+
 def test_every_row_that_forbids_has_a_kernel_here():
     rows = {row.what for spec in all_specs() for row in expectations(spec) if not row.present}
-    assert rows == set(SOURCES)
+    assert rows == set(FORBIDDEN)
+
+
+@pytest.mark.parametrize("spec", OTHERS, ids=lambda spec: spec.label)
+def test_kernels_of_every_kind_hold_what_they_must(spec, code_of):
+    _, code = code_of(spec)
+    assert [finding for finding in sass_findings(spec, code) if not finding.ok] == []
+    expect_missed(spec, code)
 
 
 def test_an_instruction_that_must_be_there_is_missed(real, dtype):
     spec, _, code = real(dtype)
+    expect_missed(spec, code)
+
+
+def expect_missed(spec, code):
     for row in [row for row in expectations(spec) if row.present]:
         (found,) = [finding for finding in sass_findings(spec, code) if finding.check == row.what]
         opcodes = {word for word in found.detail.replace(",", "").split() if not word.isdigit()}
@@ -71,6 +110,15 @@ def test_an_instruction_that_must_be_there_is_missed(real, dtype):
         failed = [finding for finding in sass_findings(spec, (without,)) if not finding.ok]
         assert [finding.check for finding in failed] == [row.what]
         assert failed[0].detail == f"none; expected some: {row.reason}"
+
+
+def test_a_second_subroutine_is_one_too_many(code_of):
+    spec = OTHERS[0]
+    _, (code,) = code_of(spec)
+    assert code.opcodes.count("RET.REL.NODEC") == 1
+    more = Sass(spec.entry, (*code.opcodes, "RET.REL.NODEC"))
+    (failed,) = [finding for finding in sass_findings(spec, (more,)) if not finding.ok]
+    assert failed.detail.startswith("2 RET.REL.NODEC; expected 1: one, of the division")
 
 
 def test_the_products_of_the_other_type_are_no_substitute(real):
@@ -86,10 +134,20 @@ def test_a_jump_that_is_spelled_as_a_call_is_no_subroutine(real):
     assert all(finding.ok for finding in sass_findings(spec, code))
 
 
-def test_a_family_without_rows_is_not_taken_for_checked(real):
-    spec, _, code = real(DType.BF16)
-    with pytest.raises(KeyError):
-        sass_findings(replace(spec, family="new"), code)
+class NewKind(MergeSpec):
+    """A kernel of a kind that has no rows."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self):
+        return "new"
+
+
+def test_a_kind_without_rows_is_not_taken_for_checked(real):
+    _, _, code = real(DType.BF16)
+    with pytest.raises(KeyError, match="new"):
+        sass_findings(NewKind("common", SmArch.SM80, DType.F16), code)
 
 
 def test_every_row_has_a_reason_and_a_name_of_its_own():

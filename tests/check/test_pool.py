@@ -12,7 +12,7 @@ import pytest
 from flashactor.check.pool import check_kernels
 from flashactor.check.report import Halves
 from flashactor.errors import CachePermissionError, OutOfMemoryError
-from flashactor.kernels.sm80 import all_specs
+from flashactor.kernels.catalog import all_specs
 from flashactor.settings import Settings
 from flashactor.types import SmArch
 

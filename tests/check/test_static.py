@@ -11,6 +11,8 @@ from flashactor.check.static import record_findings, sass_findings, static_findi
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.types import DType, SmArch
 
+SHARED = forward_spec(SmArch.SM80, DType.BF16, 64).shared_bytes
+
 CROWDED = """
 extern "C" __global__ void __launch_bounds__(1024) small(float* x, int n) {
   float v[200];
@@ -34,30 +36,31 @@ def failed(findings):
         ({"registers": 256}, "registers"),
         ({"spill_bytes": 4}, "spills"),
         ({"stack_bytes": 8}, "stack"),
-        ({"shared_bytes": 163 * 1024 - 44 * 1024 + 1}, "shared memory"),
+        ({"shared_bytes": 163 * 1024 - SHARED + 1}, "shared memory"),
         ({"log": "ptxas info : (C7510) Potential Performance Loss"}, "compiler's log"),
     ],
     ids=str,
 )
 def test_a_figure_out_of_range_fails(real, change, check):
     spec, kernel, _ = real(DType.BF16)
-    assert spec.shared_bytes == 44 * 1024
+    assert spec.shared_bytes == SHARED
     assert failed(record_findings(spec, kernel.record)) == []
     assert failed(record_findings(spec, replace(kernel.record, **change))) == [check]
 
 
 def test_registers_are_counted_as_they_are_allocated(real):
     _, kernel, _ = real(DType.BF16)
-    wide = replace(forward_spec(SmArch.SM80, DType.BF16, 64, causal=True), warps=16)  # 512 threads
+    spec = forward_spec(SmArch.SM80, DType.BF16, 64)
+    wide = replace(spec, tile=replace(spec.tile, warps=16))  # 512 threads
     assert failed(record_findings(wide, replace(kernel.record, registers=128))) == []
     assert failed(record_findings(wide, replace(kernel.record, registers=129))) == ["registers"]
 
 
 def test_shared_memory_may_reach_the_limit_of_the_architecture(real):
     spec, kernel, _ = real(DType.BF16)
-    to_the_brim = replace(kernel.record, shared_bytes=(99 - 44) * 1024)
+    to_the_brim = replace(kernel.record, shared_bytes=99 * 1024 - SHARED)
     assert failed(record_findings(replace(spec, arch=SmArch.SM86), to_the_brim)) == []
-    over = replace(kernel.record, shared_bytes=(99 - 44) * 1024 + 1)
+    over = replace(kernel.record, shared_bytes=99 * 1024 - SHARED + 1)
     assert failed(record_findings(replace(spec, arch=SmArch.SM86), over)) == ["shared memory"]
 
 

@@ -1,0 +1,113 @@
+"""The cases: each runs its kernel, on arrays with poison where no element lies."""
+
+import numpy as np
+import pytest
+
+from flashactor.check.cases import cases_of
+from flashactor.check.covering import covering_specs
+from flashactor.check.layouts import Layout, placed, unwritten_lse
+from flashactor.check.pages import NO_PAGE, out_of_the_pool, page_table, poison_unused
+from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.sm80 import forward_spec
+from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.types import DType, SmArch
+
+# A backward case computes its forward pass: those of the others are enough here, see test_every_kernel.
+SPECS = [spec for spec in covering_specs(all_specs()) if not spec.kind.startswith("bwd")]
+
+
+def requests_of(spec):
+    return {case.name: case.request() for case in cases_of(spec)}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.label)
+def test_every_case_runs_its_kernel(spec):
+    for name, request in requests_of(spec).items():
+        assert spec in kernels_of(request, spec.arch), name
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.label)
+def test_a_case_can_be_named(spec):
+    cases = cases_of(spec)
+    assert len({case.name for case in cases}) == len(cases) >= 8
+    assert sum(case.whole_tiles for case in cases) == 1
+    assert sum(case.every_schedule for case in cases) == 1
+
+
+def test_a_request_is_made_anew_each_time_with_the_same_values():
+    case = cases_of(forward_spec(SmArch.SM80, DType.BF16, 64))[1]
+    first, second = case.request().arrays(), case.request().arrays()
+    assert all(first[name].pointer != second[name].pointer for name in first)
+    for name in ("q", "k", "v"):
+        np.testing.assert_array_equal(first[name].to_numpy(), second[name].to_numpy())
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_every_feature_is_met_by_some_case(decode):
+    dense = requests_of(forward_spec(SmArch.SM80, DType.BF16, 64, decode=decode)).values()
+    masks = {(r.mask.window_left >= 0, r.mask.window_right) for r in dense}
+    assert {(False, -1), (False, 0), (True, 0), (True, 7 if not decode else 2)} <= masks
+    assert any(r.sink_tokens and r.mask.is_causal for r in dense)
+    assert any(r.sink_tokens and not r.mask.is_causal for r in dense)
+    assert any("sink_logits" in r.arrays() for r in dense)
+    assert any(r.batch_invariant for r in dense)
+    assert any(r.head_dim_v != r.head_dim for r in dense)
+    packed = [r for r in dense if isinstance(r, VarlenFwdRequest)]
+    lengths = [np.diff(r.arrays()["cu_seqlens_k"].to_numpy()) for r in packed]
+    assert any((length == 0).any() for length in lengths)
+    assert any("seqused_q" in r.arrays() for r in packed)
+    assert any(isinstance(r, ChunkedPrefillRequest) for r in dense)
+
+
+def test_pages_are_of_every_kind():
+    paged = [
+        r
+        for r in requests_of(forward_spec(SmArch.SM80, DType.F16, 64, paged=True)).values()
+        if isinstance(r, PagedAttentionRequest)
+    ]
+    assert {r.cache.block_size for r in paged} == {8, 16, 32, 64, 128, 256}
+    assert {r.pages.layout.value for r in paged} == {"NHD", "HND"}
+    assert {r.guard for r in paged} == {False, True}
+    assert {r.varlen for r in paged} == {False, True}
+
+
+def test_fp8_caches_have_both_types_and_every_form_of_scale():
+    spec = forward_spec(SmArch.SM80, DType.BF16, 64, fp8_kv=True)
+    requests = list(requests_of(spec).values())
+    assert {r.kv_dtype for r in requests} == {DType.F8E4M3, DType.F8E5M2}
+    for name in ("k_scale", "v_scale"):
+        sizes = {getattr(getattr(r, name), "size", 0) for r in requests}
+        assert sizes >= {0, 1, 2}
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_memory_that_no_element_lies_in_is_poison(layout):
+    values = np.arange(48, dtype=np.float16).reshape(2, 3, 1, 8)
+    array = placed(values, layout)
+    np.testing.assert_array_equal(array, values)
+    root = array
+    while root.base is not None:
+        root = root.base
+    assert np.isnan(root).sum() == root.size - values.size
+    assert (root.size > values.size) is (layout is Layout.PADDED)
+
+
+def test_a_strided_lse_has_the_heads_of_a_row_beside_each_other():
+    assert unwritten_lse((2, 3, 5), strided=True).strides == (60, 4, 12)
+    assert unwritten_lse((2, 3, 5), strided=False).strides == (60, 20, 4)
+
+
+def test_page_tables_hold_each_page_once_and_poison_elsewhere():
+    lengths = (20, 0, 8)
+    table, pool = page_table(lengths, 8, np.random.default_rng(0))
+    used = table[table != NO_PAGE]
+    assert (table == NO_PAGE).sum(1).tolist() == [1, 4, 3]
+    assert len(set(used)) == used.size == 4
+    assert used.max() < pool
+    values = np.zeros((pool, 8, 1, 8), np.float16)
+    poison_unused(values, table, lengths)
+    assert np.isnan(values).sum() == (pool * 8 - sum(lengths)) * 8
+    wrong = out_of_the_pool(table, lengths, 8, pool)
+    assert wrong[0].tolist() == [-3, table[0, 1], pool, NO_PAGE]
+    assert (wrong[1:] == table[1:]).all()
