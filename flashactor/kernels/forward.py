@@ -26,10 +26,12 @@ from flashactor.kernels.sm80 import (
     ForwardSpec,
     forward_spec,
 )
+from flashactor.kernels.sm80_fp8 import Fp8ForwardSpec, fp8_forward_spec
 from flashactor.kernels.spec import KernelSpec, Scores
 from flashactor.kernels.splits import choose_splits, invariant_splits
 from flashactor.kernels.workspace import Workspace
 from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, KvLayout, PagedAttentionRequest
+from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.requests.operands import PageTable
 from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import DType, SmArch
@@ -52,7 +54,7 @@ class ForwardShape:
         blocks_per_split: key blocks of a split, 0 for equal parts.
     """
 
-    spec: ForwardSpec
+    spec: ForwardSpec | Fp8ForwardSpec
     extent: Extent
     pack: int
     q_tiles: int
@@ -68,8 +70,20 @@ class ForwardShape:
         return Workspace({"partial_out": rows * self.spec.head_dim_v * 4, "partial_lse": rows * 4})
 
 
-def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = False) -> ForwardSpec:
+def forward_kernel(
+    request: AttentionRequest, arch: SmArch, *, decode: bool = False
+) -> ForwardSpec | Fp8ForwardSpec:
     """The main kernel of a request, also of a bare cell."""
+    if isinstance(request, Fa2FwdFp8Request):
+        return fp8_forward_spec(
+            arch,
+            request.head_dim,
+            request.head_dim_v,
+            k_dtype=request.kv_dtype,
+            v_dtype=request.v_dtype,
+            scores=scores_of(request),
+            decode=decode,
+        )
     return forward_spec(
         arch,
         request.dtype,
@@ -113,7 +127,7 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
 
 def forward_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
     """The kernels of a forward pass; of a bare cell, all that one like it may take."""
-    combine = combine_spec(FAMILY, arch, request.dtype)
+    combine = combine_spec(FAMILY, arch, _out_dtype(request))
     if request.operands is None:
         main = dict.fromkeys(forward_kernel(request, arch, decode=decode) for decode in (False, True))
         return (*main, combine)
@@ -156,8 +170,13 @@ def forward_launches(
     if shape.num_splits == 1:
         return (main,)
     partial = addresses["partial_out"], addresses["partial_lse"]
-    spec = combine_spec(FAMILY, arch, shape.spec.dtype)
+    spec = combine_spec(FAMILY, arch, _out_dtype(request))
     return main, combine_launch(spec, shape.extent, request.head_dim_v, shape.num_splits, partial, arrays)
+
+
+def _out_dtype(request: AttentionRequest) -> DType:
+    """The type of out."""
+    return request.out_dtype if isinstance(request, Fa2FwdFp8Request) else request.dtype
 
 
 def _visible_keys(request: AttentionRequest, extent: Extent) -> int:
@@ -172,7 +191,7 @@ def _visible_keys(request: AttentionRequest, extent: Extent) -> int:
 def _values(
     request: AttentionRequest, shape: ForwardShape, arrays: Arrays, addresses: dict[str, int]
 ) -> dict[str, Value]:
-    extent, spec = shape.extent, shape.spec
+    extent = shape.extent
     pages = page_table_of(request)
     hnd = pages is not None and pages.layout is KvLayout.HND
     multiplier, shift = division(shape.pack)
@@ -200,8 +219,8 @@ def _values(
         "blocks_per_split": shape.blocks_per_split,
         "page_shift": page_shift(arrays["k"], hnd) if pages is not None else 0,
         "num_pages": arrays["k"].shape[0] if pages is not None and _guarded(request) else 0,
-        "kv_e5m2": int(spec.fp8_kv and arrays["k"].dtype == DType.F8E5M2.numpy_name),
-        "out_bf16": int(spec.dtype is DType.BF16),
+        "kv_e5m2": int(arrays["k"].dtype == DType.F8E5M2.numpy_name),
+        "out_bf16": int(_out_dtype(request) is DType.BF16),
     }
     for name in ("q", "k", "v"):
         values |= scale_values(name, getattr(request, f"{name}_scale", 1.0), arrays)

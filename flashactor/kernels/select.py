@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import NoKernelError, UnknownImplementationError
 from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.sm80_fp8 import fp8_reasons
 from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
+from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.types import DType, SmArch
 
 
@@ -162,10 +164,11 @@ def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...
 
 def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
-    reasons = []
+    if isinstance(request, Fa2FwdFp8Request):
+        return fp8_reasons(request, arch)
     if request.dtype not in (DType.F16, DType.BF16):
-        reasons.append(f"multiplies f16 and bf16, not {request.dtype.tag}")
-    return tuple(reasons)
+        return (f"multiplies f16 and bf16, not {request.dtype.tag}",)
+    return ()
 
 
 def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:

@@ -221,6 +221,9 @@ __device__ __forceinline__ void merge_and_finish(const typename C::OutTile& o,
     }
   __syncthreads();
   const int chunks = p.problem.head_dim_v / kChunkElements;
+  // Lanes read halves of chunks, 32 bytes apart: four of eight lanes begin with the second half, so that no
+  // two of them meet in a bank. x[0] to x[3] are of the half that comes first.
+  const int swapped = threadIdx.x / 4 % 2;
   for (int item = threadIdx.x; item < C::kTileM * kRowChunks; item += C::kThreads) {
     const int tile_row = item / kRowChunks;
     const int chunk = item % kRowChunks;
@@ -239,8 +242,8 @@ __device__ __forceinline__ void merge_and_finish(const typename C::OutTile& o,
       total += sums[w] * weight;
       const u32 from = shared.q + (at(w, tile_row) * Space::kRowFloats + chunk * kChunkElements) * 4;
       float part[kChunkElements];
-      load_shared_floats(from, part);
-      load_shared_floats(from + 16, part + 4);
+      load_shared_floats(from + swapped * 16, part);
+      load_shared_floats(from + (swapped ^ 1) * 16, part + 4);
 #pragma unroll
       for (int e = 0; e < kChunkElements; ++e) x[e] += part[e] * weight;
     }
@@ -250,12 +253,14 @@ __device__ __forceinline__ void merge_and_finish(const typename C::OutTile& o,
     for (int e = 0; e < kChunkElements; ++e) x[e] = normalised(x[e], factor);
     if (p.num_splits > 1) {
       float* partial = output.partial(tile_row, chunk * kChunkElements);
-      store_global_floats(partial, x);
-      store_global_floats(partial + 4, x + 4);
+      store_global_floats(partial + swapped * 4, x);
+      store_global_floats(partial + (swapped ^ 1) * 4, x + 4);
     } else {
-      store_global_16(output.out(tile_row) + chunk * kChunkElements,
-                      {output.packed(x[0], x[1]), output.packed(x[2], x[3]), output.packed(x[4], x[5]),
-                       output.packed(x[6], x[7])});
+      const uint2 half[2] = {{output.packed(x[0], x[1]), output.packed(x[2], x[3])},
+                             {output.packed(x[4], x[5]), output.packed(x[6], x[7])}};
+      const uint2 low = swapped ? half[1] : half[0];
+      const uint2 high = swapped ? half[0] : half[1];
+      store_global_16(output.out(tile_row) + chunk * kChunkElements, {low.x, low.y, high.x, high.y});
     }
   }
 }
