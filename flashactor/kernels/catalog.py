@@ -7,6 +7,7 @@ from flashactor.kernels.append import append_specs
 from flashactor.kernels.backward_spec import all_backward_specs
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_specs
+from flashactor.kernels.sm80_fp8 import fp8_forward_specs
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch
 
@@ -20,6 +21,7 @@ def all_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
 def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
     return (
         *sm80.forward_specs(arch),
+        *fp8_forward_specs(arch),
         *(combine_spec(sm80.FAMILY, arch, dtype) for dtype in sm80.DTYPES),
         *append_specs(arch),
         *merge_specs(arch),

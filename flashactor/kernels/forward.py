@@ -36,9 +36,8 @@ from flashactor.requests.operands import PageTable
 from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import DType, SmArch
 
-BLOCKS_PER_SM = 4
-"""The most thread blocks of a multiprocessor that splits are planned for: more wait for nothing but
-memory."""
+BLOCKS_PER_SM = 3
+"""Thread blocks of a multiprocessor that splits are planned for: a decode tile's registers allow three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,8 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
     q_tiles = -(-extent.seqlen_q * pack // spec.tile.m)
     tiles = extent.batch * (extent.heads_q // pack) * q_tiles
     if request.batch_invariant:
-        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n)
+        # Many rows need no splits; partial results of them would need much memory.
+        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n) if decode else (1, 0)
     else:
         per_sm = min(BLOCKS_PER_SM, SHARED_BYTES_PER_BLOCK[arch] // spec.shared_bytes)
         num_splits, blocks = (
