@@ -38,6 +38,11 @@ def test_the_oracle_agrees_with_the_reference_executor(spec):
         for name in ("k_cache", "v_cache"):
             if name in results:
                 results[name] = request.arrays()[name].to_numpy()
+        for name in ("dsink_logits", "dalibi_slopes"):
+            # The executor computes out anew, the oracle takes the rounded one that the kernels get.
+            if name in results:
+                exact = expected.pop(name).exact
+                np.testing.assert_allclose(results[name], exact, atol=0.03 * np.abs(exact).max())
         assert judge(results, expected).problem is None, case.name
 
 

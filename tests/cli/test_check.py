@@ -8,8 +8,9 @@ import pytest
 
 from flashactor.cache import CubinCache
 from flashactor.check import tools
+from flashactor.check.covering import covering_cases, covering_specs
 from flashactor.check.findings import Finding
-from flashactor.check.report import Halves, check_kernel
+from flashactor.check.report import Halves, KernelReport, check_kernel
 from flashactor.cli import check as command
 from flashactor.cli.selection import feature_names, features_of, matching_specs
 from flashactor.errors import CompileError
@@ -36,7 +37,7 @@ def emulated(monkeypatch):
     """A function that sets what the emulated half finds, or raises."""
 
     def find(*findings):
-        def emulated_findings(spec, ptx, *, races=True):
+        def emulated_findings(spec, ptx, *, races=True, names=None):
             assert ".visible .entry flash_fwd_sm80" in ptx
             if isinstance(findings[0], Exception):
                 raise findings[0]
@@ -223,3 +224,42 @@ def test_on_a_terminal_there_is_a_bar(flashactor, monkeypatch):
     run = flashactor("check", "--static-only", *ONE)
     assert run.code == 0
     assert "1/1" in run.out
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What would be checked: (specs, halves) of each call."""
+    calls = []
+
+    def none(specs, settings, halves, jobs):
+        calls.append((list(specs), halves))
+        yield from (KernelReport(spec, None, None, (), (), 0.0) for spec in specs)
+
+    monkeypatch.setattr("flashactor.check.pool.check_kernels", none)
+    return calls
+
+
+def test_without_options_a_few_kernels_stand_for_all(flashactor, planned, monkeypatch):
+    monkeypatch.setattr("flashactor.cli.selection.default_archs", lambda: [SmArch.SM80, SmArch.SM89])
+    specs = [spec for arch in (SmArch.SM80, SmArch.SM89) for spec in all_specs(arch)]
+    assert flashactor("check").code == 0
+    assert flashactor("check", "--emulate-only").code == 0
+    assert flashactor("check", "--all").code == 0
+    assert flashactor("check", "--arch", "sm_80", "sm_89").code == 0
+    (few, halves), (emulated, _), (every, all_halves), (named, named_halves) = planned
+    assert few == list(covering_specs(specs))
+    assert halves.cases is not None
+    cases = {(case.spec, case.name) for case in covering_cases(few)}
+    assert {(spec, name) for spec, names in halves.cases.items() for name in names} == cases
+    assert set(emulated) == {spec for spec, _ in cases} < set(few)
+    assert every == named == specs
+    assert all_halves.cases is named_halves.cases is None
+
+
+def test_a_kernel_is_emulated_on_the_cases_that_are_named(tmp_path):
+    halves = Halves(static=False, cases={SPEC: ("one key",)})
+    assert [finding.check for finding in check_kernel(SPEC, Settings(tmp_path), halves).emulated] == [
+        "one key"
+    ]
+    nothing = Halves(static=False, cases={})
+    assert check_kernel(SPEC, Settings(tmp_path), nothing).emulated == ()
