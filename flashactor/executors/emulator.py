@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
 
-import numpy as np
-
 from flashactor import emulator
 from flashactor.arrays import ArrayView
 from flashactor.compiler.nvrtc import compile_ptx
@@ -23,6 +21,7 @@ from flashactor.executors.operands import (
     outputs_of,
     require_arrays,
     with_outputs,
+    workspace_view,
 )
 from flashactor.kernels.plan import plan, workspace_of
 from flashactor.kernels.select import choose_kernels
@@ -122,6 +121,8 @@ def emulate(
     outputs = output_names(request, arrays)
     placed: dict[str, ArrayView] = {}
     for name, view in arrays.items():
+        if name == "workspace":
+            continue
         is_output = name in outputs
         address = memory.add(
             view.to_numpy(),
@@ -130,8 +131,8 @@ def emulate(
             read_only=not is_output and name not in WRITTEN_IN_PLACE,
         )
         placed[name] = replace(view, pointer=address)
-    scratch = np.empty(workspace_of(request, arch).size, np.uint8)
-    workspace = memory.add(scratch, "workspace", written=False) if scratch.size else 0
+    scratch = workspace_view(arrays, workspace_of(request, arch).size)
+    workspace = memory.add(scratch.to_numpy(), "workspace", written=False) if scratch else 0
     results = []
     for step in plan(request, arch, placed, workspace).launches:
         results.append(

@@ -113,15 +113,16 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
         pack = 1  # whole tiles of one head: nothing to gain, and rows follow each other in memory
     q_tiles = -(-extent.seqlen_q * pack // spec.tile.m)
     tiles = extent.batch * (extent.heads_q // pack) * q_tiles
-    if request.batch_invariant:
-        # Many rows need no splits; partial results of them would need much memory.
-        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n) if decode else (1, 0)
-    else:
+    if not request.batch_invariant:
         per_sm = min(BLOCKS_PER_SM, SHARED_BYTES_PER_BLOCK[arch] // spec.shared_bytes)
-        num_splits, blocks = (
-            choose_splits(tiles, _visible_keys(request, extent), spec.tile.n, per_sm, arch),
-            0,
-        )
+        keys = _visible_keys(request, extent)
+        num_splits, blocks = choose_splits(tiles, keys, spec.tile.n, per_sm, arch), 0
+    elif decode:
+        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n)
+        if request.require_operands().sink_logits is not None:
+            num_splits = max(num_splits, 2)  # sinks join in the combine kernel, also of one split's keys
+    else:
+        num_splits, blocks = 1, 0  # many rows need no splits; partial results of them would need much memory
     return ForwardShape(spec, extent, pack, q_tiles, num_splits, blocks)
 
 

@@ -29,8 +29,8 @@ GOOD_ENOUGH = 0.85
 def choose_splits(tiles: int, keys: int, tile_n: int, blocks_per_sm: int, arch: SmArch) -> int:
     """The number of splits of each tile's keys.
 
-    With n splits, ``tiles * n`` blocks run in waves of as many as the device holds; the last wave is seldom
-    full.
+    With n splits, ``tiles * n`` thread blocks run in waves of as many as the device holds, and each walks the
+    n-th part of the key blocks. Fewest splits that come close to the best number: none of them is empty.
 
     Args:
         tiles: thread blocks without splits.
@@ -43,9 +43,11 @@ def choose_splits(tiles: int, keys: int, tile_n: int, blocks_per_sm: int, arch: 
     most = min(MAX_SPLITS, keys // max(MIN_KEYS_PER_SPLIT, tile_n), -(-places // tiles))
     if most <= 1 or tiles >= GOOD_ENOUGH * places:
         return 1
-    use = {n: tiles * n / places / -(-tiles * n // places) for n in range(1, most + 1)}
-    best = max(use.values())
-    return next(n for n in use if use[n] >= GOOD_ENOUGH * best)
+    blocks = -(-keys // tile_n)
+    # Waves of thread blocks, by the key blocks that each walks.
+    steps = {n: -(-tiles * n // places) * -(-blocks // n) for n in range(1, most + 1)}
+    best = min(steps.values())
+    return next(n for n in steps if GOOD_ENOUGH * steps[n] <= best)
 
 
 def invariant_splits(keys: int, tile_n: int) -> tuple[int, int]:

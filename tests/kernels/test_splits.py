@@ -28,9 +28,9 @@ CELLS = {
 }
 
 
-def seconds(tiles, splits, places):
-    """Waves of thread blocks, each of which takes one split's part of the time."""
-    return ceil(tiles * splits / places) / splits
+def steps(tiles, splits, places, blocks):
+    """Waves of thread blocks, by the key blocks that each walks."""
+    return ceil(tiles * splits / places) * ceil(blocks / splits)
 
 
 @given(**CELLS)
@@ -45,13 +45,9 @@ def test_no_more_splits_than_are_useful(tiles, keys, tile_n, per_sm, arch):
     assert keys // splits >= MIN_KEYS_PER_SPLIT >= tile_n
     assert tiles < GOOD_ENOUGH * places, "a full device gains nothing"
     assert tiles * (splits - 1) < places, "one split less would not fill the device"
-    assert seconds(tiles, splits, places) < seconds(tiles, 1, places)
-
-
-@given(**CELLS, more=st.integers(0, 100_000))
-def test_more_keys_never_take_fewer_splits(tiles, keys, tile_n, per_sm, arch, more):
-    few = choose_splits(tiles, keys, tile_n, per_sm, arch)
-    assert few <= choose_splits(tiles, keys + more, tile_n, per_sm, arch)
+    blocks = ceil(keys / tile_n)
+    assert steps(tiles, splits, places, blocks) < steps(tiles, 1, places, blocks)
+    assert ceil(blocks / ceil(blocks / splits)) == splits, "a split would be empty"
 
 
 @given(**CELLS)
@@ -59,8 +55,9 @@ def test_close_to_the_best_number(tiles, keys, tile_n, per_sm, arch):
     places = MULTIPROCESSORS[arch] * per_sm
     splits = choose_splits(tiles, keys, tile_n, per_sm, arch)
     most = max(1, min(MAX_SPLITS, keys // MIN_KEYS_PER_SPLIT, ceil(places / tiles)))
-    best = min(seconds(tiles, n, places) for n in range(1, most + 1))
-    assert seconds(tiles, splits, places) <= best / GOOD_ENOUGH * (1 + 1e-9)
+    blocks = ceil(keys / tile_n)
+    best = min(steps(tiles, n, places, blocks) for n in range(1, most + 1))
+    assert steps(tiles, splits, places, blocks) * GOOD_ENOUGH <= best
 
 
 @pytest.mark.parametrize("arch", SmArch)
