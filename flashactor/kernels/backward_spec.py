@@ -352,13 +352,21 @@ class BackwardTile:
 _ALL = tuple(SmArch)
 _LARGE_SHARED = (SmArch.SM80, SmArch.SM90A, SmArch.SM100)
 _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
+_BLACKWELL = (SmArch.SM100, SmArch.SM120)
+_BEFORE_BLACKWELL = tuple(arch for arch in SmArch if arch not in _BLACKWELL)
 
 DKDV_TILES = (
-    BackwardTile((32, 64), _ALL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
-    BackwardTile((96,), _ALL, Tile(64, 128, 8), 1, "one stage fits into 99 KB"),
+    BackwardTile((32,), _ALL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
+    BackwardTile((64,), _BEFORE_BLACKWELL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
+    BackwardTile((64,), _BLACKWELL, Tile(32, 128, 8), 2, "64 queries spill with dropout and dq"),
+    BackwardTile((96,), _BEFORE_BLACKWELL, Tile(64, 128, 8), 1, "one stage fits into 99 KB"),
+    BackwardTile(
+        (96,), _BLACKWELL, Tile(32, 64, 4), 1, "64 queries spill, and so do two stages with dropout"
+    ),
     BackwardTile((128,), _LARGE_SHARED, Tile(32, 128, 8), 2, "64 queries spill with softcap or dq"),
     BackwardTile((128,), _SMALL_SHARED, Tile(32, 128, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((192,), _LARGE_SHARED, Tile(64, 128, 8), 1, "128 keys where shared memory allows"),
+    BackwardTile((192,), (SmArch.SM80, SmArch.SM90A), Tile(64, 128, 8), 1, "shared memory for 128 keys"),
+    BackwardTile((192,), (SmArch.SM100,), Tile(32, 128, 8), 1, "64 queries spill with softcap and dq"),
     BackwardTile((192,), _SMALL_SHARED, Tile(32, 64, 4), 1, "64 keys fit into 99 KB"),
     BackwardTile((256,), _LARGE_SHARED, Tile(32, 64, 4), 1, "two blocks an SM on sm_90a and sm_100a"),
     BackwardTile((256,), _SMALL_SHARED, Tile(32, 32, 2), 1, "with dS it fits into 99 KB"),
@@ -366,7 +374,8 @@ DKDV_TILES = (
 """One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
 
 DQ_TILES = (
-    BackwardTile((32, 64), _ALL, Tile(128, 64, 8), 2, "two stages fit into 99 KB"),
+    BackwardTile((32,), _ALL, Tile(64, 64, 4), 2, "128 queries spill on sm_100a, to be two blocks an SM"),
+    BackwardTile((64,), _ALL, Tile(128, 64, 8), 2, "two stages fit into 99 KB"),
     BackwardTile((96,), _ALL, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
     BackwardTile((128,), _LARGE_SHARED, Tile(128, 64, 8), 2, "two stages where shared memory allows"),
     BackwardTile((128,), _SMALL_SHARED, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
@@ -380,8 +389,13 @@ DQ_TILES = (
 _DKDV = {(dim, arch): row for row in DKDV_TILES for dim in row.head_dims for arch in row.archs}
 _DQ = {(dim, arch): row for row in DQ_TILES for dim in row.head_dims for arch in row.archs}
 
-_LARGEST_IN_ONE_LAUNCH = 128
-"""Padded head_dim up to which the accumulators of dk and dv fit into registers together."""
+
+def _outputs(arch: SmArch, head_dim: int, scores: Scores) -> tuple[DkdvOutputs, ...]:
+    """One launch where the accumulators of dk and dv fit into registers together, else two."""
+    spills = arch in _BLACKWELL and scores is not Scores.PLAIN
+    if head_dim < 128 or (head_dim == 128 and not spills):
+        return (DkdvOutputs.BOTH,)
+    return DkdvOutputs.DK, DkdvOutputs.DV
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +435,6 @@ def backward_specs(
     padded, padded_v = next(pair for pair in HEAD_DIMS if head_dim <= pair[0] and head_dim_v <= pair[1])
     common = (FAMILY, arch, dtype)
     keys, queries = _DKDV[padded, arch], _DQ[padded, arch]
-    outputs = (DkdvOutputs.BOTH,) if padded <= _LARGEST_IN_ONE_LAUNCH else (DkdvOutputs.DK, DkdvOutputs.DV)
     dkdv = tuple(
         DkdvSpec(
             *common,
@@ -433,7 +446,7 @@ def backward_specs(
             output,
             adds_dq=not deterministic and output is not DkdvOutputs.DV,
         )
-        for output in outputs
+        for output in _outputs(arch, padded, scores)
     )
     return BackwardSpecs(
         preprocess=PreprocessSpec(*common),
