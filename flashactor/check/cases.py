@@ -9,11 +9,13 @@ from flashactor.check.attention_cases import combine_cases, forward_cases
 from flashactor.check.backward_cases import backward_cases
 from flashactor.check.case import Case
 from flashactor.check.chunks import append_cases
+from flashactor.check.fp8_cases import fp8_cases
 from flashactor.check.merge_cases import merge_cases
 from flashactor.kernels.spec import KernelSpec
 
 CASES: dict[str, Callable[[Any], tuple[Case, ...]]] = {
     "fwd": forward_cases,
+    "fwd_fp8": fp8_cases,
     "combine": combine_cases,
     "append": append_cases,
     "merge": merge_cases,

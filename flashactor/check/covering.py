@@ -15,13 +15,13 @@ Item = TypeVar("Item")
 def covering_specs(specs: Iterable[KernelSpec]) -> tuple[KernelSpec, ...]:
     """Kernels among these that have everything between them which any of these has.
 
-    That is: every combination of features, for each kind every element type and padded head_dim, and for each
-    architecture every padded head_dim, forward and backward.
+    That is: of each kind every feature, element type and padded head_dim, of forward and of backward passes
+    every architecture, and on each architecture every padded head_dim.
     """
 
     def facts(spec: KernelSpec) -> set[Hashable]:
         return {
-            ("features", spec.kind, spec.features),
+            *(("feature", spec.kind, feature) for feature in spec.features),
             ("dtype", spec.kind, spec.dtype),
             ("arch", _pass_of(spec), spec.arch),
             ("head_dims", spec.kind, spec.head_dims),
@@ -34,15 +34,15 @@ def covering_specs(specs: Iterable[KernelSpec]) -> tuple[KernelSpec, ...]:
 def covering_cases(specs: Iterable[KernelSpec]) -> tuple[Case, ...]:
     """Cases of these kernels with every name of a case, of forward and of backward passes.
 
-    And with every combination of features, every element type, padded head_dim and architecture: Blackwell's
-    PTX says the same in other words.
+    And with every feature of each kind, every element type, padded head_dim and architecture: Blackwell's PTX
+    says the same in other words.
     """
 
     def facts(case: Case) -> set[Hashable]:
         spec = case.spec
         return {
             ("name", _pass_of(spec), case.name),
-            ("features", spec.kind, spec.features),
+            *(("feature", spec.kind, feature) for feature in spec.features),
             ("dtype", spec.dtype),
             ("arch", spec.arch),
             ("head_dims", spec.head_dims),

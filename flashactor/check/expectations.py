@@ -99,8 +99,18 @@ _EVERY_KERNEL = (
 )
 
 _ATTENTION = (*_TILES, *_SOFTMAX)
+_FP8_PRODUCTS = (
+    Expectation("products", r"QMMA\.16832\..*|HMMA\.16816\.F32", "mma.sync m16n8k32 of fp8 with sums in f32"),
+    _none("other products", r"HMMA\.(?!16816\.F32$).*", "elsewhere than on sm_89 and sm_120 they are of f16"),
+)
+_FP8_ROUNDING = (
+    Expectation("fp8 rounding", r"F2FP\.SATFINITE\.E4M3\..*", "P becomes e4m3, saturated"),
+    Expectation("packed rounding", r"F2FP\.(BF16|F16)\.F32\.PACK_AB", "results become 16-bit two at a time"),
+    Expectation("8-byte stores", r"STG\.E\.64", "four elements of a row of out leave together"),
+)
 _KINDS = {
     "fwd": (*_ATTENTION, *_LOG, *_QUADS, *_WIDE_STORES),
+    "fwd_fp8": (*_ATTENTION, *_LOG, *_QUADS, *_WIDE_STORES, *_FP8_PRODUCTS, *_FP8_ROUNDING),
     "combine": (*_SOFTMAX, *_LOG, *_WIDE_LOADS, *_WIDE_STORES, *_NO_PRODUCTS),
     "append": (*_WIDE_LOADS, *_NO_PRODUCTS),
     "merge": (*_SOFTMAX, *_LOG, *_WIDE_LOADS, *_WIDE_STORES, *_NO_PRODUCTS),

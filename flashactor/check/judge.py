@@ -34,7 +34,9 @@ def judge(results: Mapping[str, NDArray[Any]], expected: Mapping[str, Expected])
     ratios, lse_error, problems = [], None, []
     for name, wanted in expected.items():
         difference = _difference(results[name], wanted.exact)
-        allowed = wanted.allowed if wanted.low is None else allowed_error(wanted.low, wanted.exact)
+        allowed = wanted.allowed
+        if wanted.low is not None:
+            allowed = allowed_error(wanted.low, wanted.exact, wanted.roundings)
         error, problem = _largest(name, difference, allowed, results[name], wanted.exact)
         problems.append(problem)
         if wanted.low is not None:
@@ -45,14 +47,14 @@ def judge(results: Mapping[str, NDArray[Any]], expected: Mapping[str, Expected])
     return Verdict(max(ratios, default=None), lse_error, next(filter(None, problems), None))
 
 
-def allowed_error(low: NDArray[Any], exact: NDArray[Any]) -> float:
-    """Twice the error of the low-precision formula, or one rounding of the largest value if that is more.
+def allowed_error(low: NDArray[Any], exact: NDArray[Any], roundings: int = 1) -> float:
+    """Twice the error of the low-precision formula, or some roundings of the largest value if that is more.
 
     It is more where the formula happens to be exact (few keys): a result that is right but for its rounding
     to the output's type must pass.
     """
     epsilon = float(ml_dtypes.finfo(low.dtype).eps)  # type: ignore[no-untyped-call]
-    return max(2.0 * own_error(low, exact), epsilon / 2.0 * float(np.abs(exact).max(initial=0.0)))
+    return max(2.0 * own_error(low, exact), roundings * epsilon / 2.0 * float(np.abs(exact).max(initial=0.0)))
 
 
 def own_error(low: NDArray[Any], exact: NDArray[Any]) -> float:

@@ -17,16 +17,19 @@ from flashactor.check.layouts import numpy_type
 from flashactor.reference import AttentionParams
 from flashactor.reference.backward import Gradients, backward_sequence
 from flashactor.reference.forward import forward_sequence
+from flashactor.reference.low_precision import FP8_WEIGHTS_SCALE
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
     Fa2BwdRequest,
+    Fa2FwdFp8Request,
     Fa2FwdRequest,
     MergeStatesRequest,
     PagedAttentionRequest,
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
+from flashactor.types import DType
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -44,11 +47,13 @@ class Expected:
     Attributes:
         exact: in float64; where no kernel may write, what the array held before.
         low: by the low-precision formula, in the output's type: its error is the measure of the kernel's.
+        roundings: of the largest value, that are allowed even if the formula has no error.
         allowed: where there is no ``low``, the largest error, of all elements or of each.
     """
 
     exact: NDArray[np.float64]
     low: NDArray[Any] | None = None
+    roundings: int = 1
     allowed: float | NDArray[np.float64] = LSE_TOLERANCE
 
 
@@ -84,6 +89,14 @@ def expected_of(request: AttentionRequest) -> dict[str, Expected]:
 @expected_of.register
 def _dense(request: Fa2FwdRequest) -> dict[str, Expected]:
     return _forward(request, dense_sequences(request))
+
+
+@expected_of.register
+def _fp8(request: Fa2FwdFp8Request) -> dict[str, Expected]:
+    arrays = _arrays(request, "q", "k", "v")
+    scales = (_scale(scale) for scale in (request.q_scale, request.k_scale, request.v_scale))
+    q, k, v = (reference.dequantize(x, scale) for x, scale in zip(arrays, scales, strict=True))
+    return _forward(request, (Sequence(b, b, b, q[b], k[b], v[b]) for b in range(len(q))))
 
 
 @expected_of.register
@@ -154,7 +167,7 @@ def _chunked(request: ChunkedPrefillRequest) -> dict[str, Expected]:
         ("k_cache", caches[0], is_fp8 or rotary is not None),
         ("v_cache", caches[1], is_fp8),
     ):
-        found[name] = Expected(cache.astype(np.float64), None, _one_rounding(cache) if rounded else 0.0)
+        found[name] = Expected(cache.astype(np.float64), allowed=_one_rounding(cache) if rounded else 0.0)
     return found
 
 
@@ -192,13 +205,14 @@ def _backward(request: Fa2BwdRequest | VarlenBwdRequest) -> dict[str, Expected]:
             backward_sequence(*operands, dlse[part.lse] - extra, index, into[2])
             if into[2].dsink_logits is not None:
                 into[2].dsink_logits[...] -= sink_extra
+    # Kernels scale the sums of dS, and the formula dS itself: each rounds where the other does not.
     found = {
-        name: Expected(getattr(exact, name), getattr(low, name).astype(request.arrays()[name].dtype))
+        name: Expected(getattr(exact, name), getattr(low, name).astype(weights), roundings=2)
         for name in ("dq", "dk", "dv")
     }
     for name in ("dsink_logits", "dalibi_slopes"):
         if (sums := getattr(given, name)) is not None:
-            found[name] = Expected(sums, None, SUM_TOLERANCE * max(1.0, float(np.abs(sums).max())))
+            found[name] = Expected(sums, allowed=SUM_TOLERANCE * max(1.0, float(np.abs(sums).max())))
     return found
 
 
@@ -268,17 +282,20 @@ def _forward(
     if rows is not None:
         out[:rows], lse[:, :rows] = 0.0, -np.inf
     low = out.astype(request.arrays()["out"].to_numpy().dtype)
-    weights, allowed = numpy_type(request.dtype), LSE_TOLERANCE
+    # Weights become e4m3 where operands are fp8, of either type.
+    weights = numpy_type(DType.F8E4M3 if request.dtype.is_fp8 else request.dtype)
+    weights_scale = FP8_WEIGHTS_SCALE if request.dtype.is_fp8 else 1.0
+    allowed = LSE_TOLERANCE
     both = ((part, part) for part in parts) if low_parts is None else zip(parts, low_parts, strict=True)
     for index, (part, low_part) in enumerate(both):
         out[part.rows], lse[part.lse] = forward_sequence(part.q, part.k, part.v, params, index)
         operands = low_part.q, low_part.k, low_part.v
-        rounded, low_lse = forward_sequence(*operands, params, index, compute=_FLOAT32, weights_type=weights)
+        rounded, low_lse = forward_sequence(*operands, params, index, _FLOAT32, weights, weights_scale)
         low[part.rows] = rounded.astype(low.dtype)
         if low_parts is not None and np.isfinite(lse[part.lse]).any():
             # Queries that are rounded once more have other scores.
             allowed = max(allowed, 2.0 * float(np.nanmax(np.abs(low_lse - lse[part.lse]))))
-    return {"out": Expected(out, low), "lse": Expected(lse, None, allowed)}
+    return {"out": Expected(out, low), "lse": Expected(lse, allowed=allowed)}
 
 
 def params_of(request: AttentionRequest) -> AttentionParams:

@@ -52,7 +52,8 @@ def record_findings(spec: KernelSpec, record: CubinRecord) -> tuple[Finding, ...
 
 def usage_finding(spec: KernelSpec, record: CubinRecord, usages: tuple[ResourceUsage, ...]) -> Finding:
     """Whether the cubin's header asks for what the compiler's log said, and for no local memory."""
-    shared = record.shared_bytes + (RESERVED_SHARED_BYTES if spec.arch in _COUNTS_RESERVED else 0)
+    has_any = record.shared_bytes + spec.shared_bytes > 0
+    shared = record.shared_bytes + RESERVED_SHARED_BYTES * (has_any and spec.arch in _COUNTS_RESERVED)
     logged = ResourceUsage(spec.entry, record.registers, record.stack_bytes, shared, 0)
     if usages == (logged,):
         return Finding("cubin's header", True, "asks for what the compiler's log says")

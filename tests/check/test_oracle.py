@@ -42,7 +42,7 @@ def test_the_oracle_agrees_with_the_reference_executor(spec):
             # The executor computes out anew, the oracle takes the rounded one that the kernels get.
             if name in results:
                 exact = expected.pop(name).exact
-                np.testing.assert_allclose(results[name], exact, atol=0.03 * np.abs(exact).max())
+                np.testing.assert_allclose(results[name], exact, atol=0.1 * np.abs(exact).max())
         assert judge(results, expected).problem is None, case.name
 
 
@@ -98,7 +98,7 @@ def test_a_row_without_keys_must_say_so():
 
 def test_memory_that_nobody_may_write_stays_poison():
     exact = np.array([np.nan, 2.0])
-    wanted = {"k_cache": Expected(exact, None, np.array([0.0, 0.5]))}
+    wanted = {"k_cache": Expected(exact, allowed=np.array([0.0, 0.5]))}
     assert judge({"k_cache": np.array([np.nan, 2.4])}, wanted).problem is None
     assert judge({"k_cache": np.array([1.0, 2.0])}, wanted).problem.startswith("k_cache[0] is 1")
     assert judge({"k_cache": np.array([np.nan, 2.6])}, wanted).problem.startswith("k_cache[1] is 2.6")
@@ -109,6 +109,7 @@ def test_twice_the_formula_s_error_is_allowed():
     low = np.array([1.0, 2.25], np.float16)
     assert allowed_error(low, exact) == 0.5
     assert allowed_error(exact.astype(np.float16), exact) == 2.0 * 2**-11
+    assert allowed_error(exact.astype(np.float16), exact, roundings=2) == 2.0 * 2**-10
     wanted = {"out": Expected(exact, low)}
     assert judge({"out": np.array([1.5, 2.0])}, wanted).error_ratio == 2.0
     assert judge({"out": np.array([1.5, 2.0])}, wanted).problem is None
