@@ -107,15 +107,17 @@ _CONVERTING = tuple(arch for arch in ARCHS if arch not in _NATIVE)
 FP8_TILES = (
     TileChoice(32, ARCHS, Tile(128, 64, 4), "128 keys spill where scores are modified"),
     TileChoice(64, _NATIVE, Tile(128, 128, 8), "with dropout, 64 keys spill in 4 warps"),
-    TileChoice(64, _CONVERTING, Tile(128, 64, 8), "4 warps spill"),
+    TileChoice(64, _CONVERTING, Tile(128, 96, 8), "4 warps spill, and so do 64 keys with dropout"),
     TileChoice(96, _NATIVE, Tile(128, 128, 8), "one m16 tile a warp; 4 warps spill"),
     TileChoice(96, _CONVERTING, Tile(128, 64, 8), "128 keys spill"),
     TileChoice(128, _NATIVE, Tile(128, 96, 8), "128 keys spill with dropout"),
     TileChoice(128, _CONVERTING, Tile(128, 64, 8), "128 keys spill"),
     TileChoice(192, _NATIVE, Tile(128, 96, 8), "128 keys spill where scores are modified"),
-    TileChoice(192, _CONVERTING, Tile(128, 64, 8), "96 keys spill"),
+    TileChoice(192, (SmArch.SM90A,), Tile(128, 64, 8), "96 keys spill"),
+    TileChoice(192, (SmArch.SM100,), Tile(128, 32, 8), "64 keys spill"),
     TileChoice(256, _NATIVE, Tile(128, 64, 8), "96 keys spill"),
-    TileChoice(256, _CONVERTING, Tile(128, 64, 8), "as 16-bit tiles"),
+    TileChoice(256, (SmArch.SM90A,), Tile(128, 64, 8), "all of the registers"),
+    TileChoice(256, (SmArch.SM100,), Tile(128, 32, 8), "64 keys spill"),
 )
 """One row for each padded head_dim and architecture. Registers are the limit, not shared memory."""
 

@@ -102,7 +102,7 @@ struct Products {
         }
 #pragma unroll
     for (int n = 0; n < C::kDimTiles; n += 2) {
-      if (kConverts && n % 4 == 0) __syncwarp();  // what stands behind it is not moved before it
+      if (kConverts) __syncwarp();  // what stands behind it is not moved before it
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         u32 pairs[4];

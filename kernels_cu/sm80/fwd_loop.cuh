@@ -92,11 +92,6 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
                            p.problem.head_dim_v);
 
   const Scale<C> scale = find_scale<C>(p, work, packed, lane, kv_head);
-  float v_descale = 1.f;
-  if constexpr (C::kFp8Kv || C::kFp8) {
-    v_descale = find_descale(p.v_descale, p.v_scale, p.v_scale_stride, kv_head);
-  }
-
   const Mask mask(p.problem, sequence);
   const int last_query =
       min(packed.query(work.first_row + C::kTileM - 1), sequence.seqlen_q - 1);
@@ -153,7 +148,17 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
   }
   // Read again: what is kept takes registers from the loop.
   const Sequence finished = find_sequence(p.problem, work.batch);
-  const Output<C> output{p, work, finished, packed, scale.log2, v_descale};
+  Work finished_work = work;
+  int finished_head = kv_head;
+  float v_descale = 1.f;
+  if constexpr (C::kFp8) {
+    finished_work = find_work_again<C>(p);
+    finished_head = finished_work.head / p.problem.gqa_ratio;
+  }
+  if constexpr (C::kFp8Kv || C::kFp8) {
+    v_descale = find_descale(p.v_descale, p.v_scale, p.v_scale_stride, finished_head);
+  }
+  const Output<C> output{p, finished_work, finished, packed, finished_head, scale.log2, v_descale};
   if constexpr (C::kKeyWarps == 1) {
     finish(o, rows, output, shared, lane);
   } else {

@@ -21,6 +21,7 @@ struct Output {
   const Work& work;
   const Sequence& sequence;
   const PackedRows& rows;
+  int kv_head;
   float scale_log2;  // as in Scale
   float v_descale;
 
@@ -43,7 +44,7 @@ struct Output {
   // As Scale::of_maxima.
   __device__ __forceinline__ float scale_of_max(int tile_row) const {
     if constexpr (C::kModified) return 1.f;
-    return C::kFp8 ? scale_log2 * q_descale(p, head(tile_row)) : scale_log2;
+    return C::kFp8 ? scale_log2 * qk_descale(p, head(tile_row), kv_head) : scale_log2;
   }
 
   // Two elements of out. What 8-bit kernels write is known at run time.

@@ -34,30 +34,40 @@ struct Work {
 // the heads that share them. The rows with most keys under a causal mask come first, which leaves short work
 // for the end of the grid.
 template <typename C>
-__device__ __forceinline__ Work find_work(const FwdParams& p) {
-  const u32 tiled = blockIdx.x / p.q_tiles;
-  const int tile = blockIdx.x % p.q_tiles;
+__device__ __forceinline__ Work find_work(const FwdParams& p, u32 block = blockIdx.x) {
+  const u32 tiled = block / p.q_tiles;
+  const int tile = block % p.q_tiles;
   const u32 sequence_head = tiled / p.num_splits;
   const int heads = p.problem.heads_q / p.pack;
   return {static_cast<int>(sequence_head / heads), static_cast<int>(sequence_head % heads) * p.pack,
           static_cast<int>(tiled % p.num_splits), (p.q_tiles - 1 - tile) * C::kTileM};
 }
 
+// The same, found anew: the compiler keeps nothing of it in registers until here.
+template <typename C>
+__device__ __forceinline__ Work find_work_again(const FwdParams& p) {
+  u32 block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return find_work<C>(p, block);
+}
+
 // The descale of an 8-bit tensor's head.
 __device__ __forceinline__ float find_descale(float number, const float* scale, int stride, int head) {
   return number * (scale ? scale[head * stride] : 1.f);
 }
-__device__ __forceinline__ float q_descale(const FwdParams& p, int head) {
-  return find_descale(p.q_descale, p.q_scale, p.q_scale_stride, head);
+// That of the scores of 8-bit queries and keys.
+__device__ __forceinline__ float qk_descale(const FwdParams& p, int head, int kv_head) {
+  return find_descale(p.q_descale, p.q_scale, p.q_scale_stride, head) *
+         find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head);
 }
 
 // How scores become exponents of two.
 template <typename C>
 struct Scale {
-  float log2;             // softmax_scale * log2(e), with the descale of 8-bit keys
+  float log2;             // softmax_scale * log2(e), with the descale of keys that were 8-bit
   float softcap_inverse;  // softmax_scale / softcap, likewise
   float slopes[C::kMTiles][2];  // ALiBi, in base 2
-  float rows[C::kMTiles][2];    // descales of 8-bit queries: heads that share a tile have their own
+  float rows[C::kMTiles][2];    // descales of 8-bit products: heads that share a tile have their own
 
   __device__ __forceinline__ float of_row(float factor, int m, int half) const {
     return C::kFp8 ? factor * rows[m][half] : factor;
@@ -73,7 +83,7 @@ template <typename C>
 __device__ __forceinline__ Scale<C> find_scale(const FwdParams& p, const Work& work, const PackedRows& packed,
                                                const Lane<C>& lane, int kv_head) {
   Scale<C> scale{p.problem.scale_log2, p.problem.softcap_inverse, {}, {}};
-  if constexpr (C::kFp8Kv || C::kFp8) {
+  if constexpr (C::kFp8Kv) {
     const float k_descale = find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head);
     scale.log2 *= k_descale;
     scale.softcap_inverse *= k_descale;
@@ -83,7 +93,8 @@ __device__ __forceinline__ Scale<C> find_scale(const FwdParams& p, const Work& w
     for (int m = 0; m < C::kMTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        scale.rows[m][half] = q_descale(p, work.head + packed.head(work.first_row + lane.row(m, half)));
+        const int head = work.head + packed.head(work.first_row + lane.row(m, half));
+        scale.rows[m][half] = qk_descale(p, head, kv_head);
       }
   }
   if constexpr (C::kModified) {
