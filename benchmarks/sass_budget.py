@@ -58,8 +58,8 @@ def main() -> None:
     notes = (
         f"One warp, one block of keys, whole tiles, nothing masked, {ARCH.target}, bf16. The share is the "
         "part of the time for which the tensor cores can be busy if every pipe overlaps with every other, "
-        f"with {asdict(A100)} cycles of a quarter of a multiprocessor for each warp instruction; the ldmatrix.x4 "
-        "of four quarters share 128 bytes a cycle. Latencies are not in it."
+        f"with {asdict(A100)} cycles of a quarter of a multiprocessor for each warp instruction; the "
+        "ldmatrix.x4 of four quarters share 128 bytes a cycle. Latencies are not in it."
     )
     page = write("sass_budget", results, [row(*item) for item in budgets.items()], notes)
     print(page.read_text())
