@@ -113,13 +113,16 @@ FP8_TILES = (
     TileChoice(128, _NATIVE, Tile(128, 96, 8), "128 keys spill with dropout"),
     TileChoice(128, _CONVERTING, Tile(128, 64, 8), "128 keys spill"),
     TileChoice(192, _NATIVE, Tile(128, 96, 8), "128 keys spill where scores are modified"),
-    TileChoice(192, (SmArch.SM90A,), Tile(128, 64, 8), "96 keys spill"),
-    TileChoice(192, (SmArch.SM100,), Tile(128, 32, 8), "64 keys spill"),
+    TileChoice(192, _CONVERTING, Tile(128, 32, 8), "64 keys spill"),
     TileChoice(256, _NATIVE, Tile(128, 64, 8), "96 keys spill"),
-    TileChoice(256, (SmArch.SM90A,), Tile(128, 64, 8), "all of the registers"),
-    TileChoice(256, (SmArch.SM100,), Tile(128, 32, 8), "64 keys spill"),
+    TileChoice(256, _CONVERTING, Tile(128, 32, 8), "64 keys spill"),
 )
 """One row for each padded head_dim and architecture. Registers are the limit, not shared memory."""
+
+FP8_DROPOUT_TILES = (
+    TileChoice(256, (SmArch.SM90A,), Tile(128, 64, 8), "with dropout 32 keys spill, and 64 do not"),
+)
+"""Tiles for dropout where they are others."""
 
 FP8_DECODE_TILES = tuple(
     TileChoice(head_dim, ARCHS, Tile(16, 128, 4, 4), "32 keys a warp, which one product takes")
@@ -133,6 +136,7 @@ _CHOICE = {
     for row in table
     for arch in row.archs
 }
+_DROPOUT_CHOICE = {(row.head_dim, arch): row.tile for row in FP8_DROPOUT_TILES for arch in row.archs}
 
 
 def fp8_forward_spec(
@@ -150,7 +154,10 @@ def fp8_forward_spec(
     Dropout is for training: it has no decode tile.
     """
     padded, padded_v = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
-    tile = _CHOICE[decode and scores is not Scores.DROPOUT, padded, arch]
+    dropout = scores is Scores.DROPOUT
+    tile = _CHOICE[decode and not dropout, padded, arch]
+    if dropout:
+        tile = _DROPOUT_CHOICE.get((padded, arch), tile)
     return Fp8ForwardSpec(FAMILY, arch, DType.F8E4M3, padded, padded_v, k_dtype, v_dtype, scores, tile)
 
 
