@@ -118,7 +118,9 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
         keys = _visible_keys(request, extent)
         num_splits, blocks = choose_splits(tiles, keys, spec.tile.n, per_sm, arch), 0
     elif decode:
-        num_splits, blocks = invariant_splits(extent.seqlen_k, spec.tile.n)
+        # A window may begin and end within a block.
+        keys = min(extent.seqlen_k, _visible_keys(request, extent) + 2 * spec.tile.n)
+        num_splits, blocks = invariant_splits(keys, spec.tile.n)
         if request.require_operands().sink_logits is not None:
             num_splits = max(num_splits, 2)  # sinks join in the combine kernel, also of one split's keys
     else:
@@ -208,6 +210,8 @@ def _values(
         **row_strides("v", arrays["v"], heads_first=hnd),
         **row_strides("out", arrays["out"]),
         **lse_strides(arrays["lse"]),
+        "table_pages": arrays["page_table"].shape[1] if "page_table" in arrays else 0,
+        "reserved_fwd": 0,
         "page_table_stride": arrays["page_table"].strides[0] if "page_table" in arrays else 0,
         "partial_rows": extent.rows * extent.heads_q,
         "partial_stride_batch": 0 if extent.packed else extent.heads_q * rows,

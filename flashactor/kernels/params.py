@@ -71,10 +71,10 @@ FWD_PARAMS = StructLayout(
         *of_type("i64", "page_table_stride partial_rows partial_stride_batch partial_stride_head"),
         *of_type("int", "q_tiles pack"),
         *of_type("u32", "pack_multiplier"),
-        *of_type("int", "pack_shift num_splits blocks_per_split page_shift num_pages"),
+        *of_type("int", "pack_shift num_splits blocks_per_split page_shift num_pages table_pages"),
         *of_type("int", "q_scale_stride k_scale_stride v_scale_stride kv_e5m2"),
         *of_type("float", "q_descale k_descale v_descale"),
-        *of_type("int", "out_bf16"),
+        *of_type("int", "reserved_fwd out_bf16"),
     )
 )
 """``FwdParams`` of common/fwd_params.cuh."""

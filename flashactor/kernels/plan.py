@@ -14,7 +14,7 @@ from flashactor.kernels.backward import (
 )
 from flashactor.kernels.chunked import append_kernels, append_step, append_workspace
 from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
-from flashactor.kernels.launch import LaunchPlan
+from flashactor.kernels.launch import KernelLaunch, LaunchPlan
 from flashactor.kernels.merge import merge_launch, merge_spec
 from flashactor.kernels.problem import Arrays
 from flashactor.kernels.spec import KernelSpec
@@ -85,10 +85,15 @@ def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int
     addresses = workspace_of(request, arch).addresses(workspace)
     if isinstance(request, MergeStatesRequest):
         states = (arrays[name] for name in ("out_a", "lse_a", "out_b", "lse_b", "out", "lse"))
-        return LaunchPlan((merge_launch(merge_spec(arch, request.dtype), *states),))
+        return _plan(merge_launch(merge_spec(arch, request.dtype), *states))
     if isinstance(request, ChunkedPrefillRequest):
         append, read = append_step(request, arch, arrays, addresses)
-        return LaunchPlan((append, *forward_launches(request, arch, read, addresses)))
+        return _plan(append, *forward_launches(request, arch, read, addresses))
     if isinstance(request, BackwardRequest):
-        return LaunchPlan(backward_launches(request, arch, arrays, addresses))
-    return LaunchPlan(forward_launches(request, arch, arrays, addresses))
+        return _plan(*backward_launches(request, arch, arrays, addresses))
+    return _plan(*forward_launches(request, arch, arrays, addresses))
+
+
+def _plan(*launches: KernelLaunch) -> LaunchPlan:
+    """The launches that have something to do: a driver refuses an empty grid."""
+    return LaunchPlan(tuple(each for each in launches if each.grid[0]))

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import NoKernelError, UnknownImplementationError
 from flashactor.kernels.plan import kernels_of
-from flashactor.kernels.sm80_fp8 import fp8_reasons
+from flashactor.kernels.sm80_fp8 import fp8_reasons, row_reasons
 from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
 from flashactor.requests.fp8 import Fa2FwdFp8Request
+from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import DType, SmArch
 
 
@@ -168,6 +169,8 @@ def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
         return fp8_reasons(request, arch)
     if request.dtype not in (DType.F16, DType.BF16):
         return (f"multiplies f16 and bf16, not {request.dtype.tag}",)
+    if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
+        return tuple(row_reasons(request))
     return ()
 
 
@@ -179,7 +182,7 @@ def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ..
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
         "sm80_mma",
-        "FlashAttention-2 forward with mma.sync, the fastest kernel here on every architecture so far",
+        "FlashAttention-2 with mma.sync, the fastest kernels here on every architecture so far",
         _sm80_reasons,
         kernels_of,
     ),

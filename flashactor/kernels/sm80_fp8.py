@@ -11,6 +11,7 @@ from itertools import product
 from flashactor.kernels.params import FWD_PARAMS
 from flashactor.kernels.sm80 import FAMILY, HEAD_DIMS, TileChoice, padded_head_dims
 from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.requests import AttentionRequest
 from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.types import DType, SmArch
 
@@ -172,6 +173,16 @@ def fp8_forward_specs(arch: SmArch | None = None) -> tuple[Fp8ForwardSpec, ...]:
     return tuple(found)
 
 
+def row_reasons(request: AttentionRequest) -> list[str]:
+    """Why rows of fp8 keys or values cannot be copied whole."""
+    head_dims = {"head_dim": request.head_dim, "head_dim_v": request.head_dim_v}
+    return [
+        f"loads fp8 rows in {ROW_ELEMENTS} bytes, and {name} is {value}"
+        for name, value in head_dims.items()
+        if value % ROW_ELEMENTS
+    ]
+
+
 def fp8_reasons(request: Fa2FwdFp8Request, arch: SmArch) -> tuple[str, ...]:
     """What these kernels lack for a request."""
     reasons = []
@@ -179,9 +190,7 @@ def fp8_reasons(request: Fa2FwdFp8Request, arch: SmArch) -> tuple[str, ...]:
         reasons.append(f"{arch.target} does not multiply fp8")
     if request.dtype is not DType.F8E4M3:
         reasons.append(f"takes q in e4m3, not in {request.dtype.tag}")
-    for name, value in (("head_dim", request.head_dim), ("head_dim_v", request.head_dim_v)):
-        if value % ROW_ELEMENTS:
-            reasons.append(f"loads fp8 rows in {ROW_ELEMENTS} bytes, and {name} is {value}")
+    reasons += row_reasons(request)
     for name in ("q_scale", "k_scale"):
         scale = getattr(request, name)
         if isinstance(scale, int | float) and scale <= 0.0:

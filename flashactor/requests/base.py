@@ -100,10 +100,9 @@ class AttentionRequest:
             )
         if self.softmax_scale is not None:
             object.__setattr__(self, "softmax_scale", require_number("softmax_scale", self.softmax_scale))
-            if self.softmax_scale <= 0.0:
-                raise number_error("softmax_scale", self.softmax_scale, "a positive finite number")
-        if require_number("softcap", self.softcap) < 0.0:
-            raise number_error("softcap", self.softcap, "0 (off) or a positive finite number")
+            require_factor("softmax_scale", self.softmax_scale)
+        if require_number("softcap", self.softcap) != 0.0:
+            require_factor("softcap", self.softcap, "0 (off), or ")
         if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
             raise number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
         require_type("implementation", self.implementation, str, optional=True)
@@ -190,6 +189,17 @@ class AttentionRequest:
                 remedy=f"make it with {type(self).__name__}.from_arrays(...), or plan with explain()",
             )
         return self.operands
+
+
+LEAST_FACTOR, MOST_FACTOR = 1e-18, 1e18
+"""Limits of what scores are multiplied with: products and quotients of two such numbers are float32."""
+
+
+def require_factor(name: str, value: float, otherwise: str = "") -> None:
+    """Raises RequestError unless a number is positive and kernels can multiply scores with it."""
+    if not LEAST_FACTOR <= value <= MOST_FACTOR:
+        expected = f"{otherwise}a positive number from {LEAST_FACTOR:g} to {MOST_FACTOR:g}"
+        raise number_error(name, value, expected)
 
 
 def require_type(name: str, value: object, wanted: type, *, optional: bool = False) -> None:

@@ -113,9 +113,17 @@ def operands(
     batch: int,
     heads_q: int,
     lse_shape: tuple[int, ...],
+    computed: bool = False,
     **optional: Unpack[OptionalArrays],
 ) -> Operands:
     """The common operands with the optional ones checked against q.
+
+    Args:
+        q, k, v: checked views.
+        batch, heads_q: extents.
+        lse_shape: shape of lse.
+        computed: whether out and lse are there already, as in a backward pass: then they are only read.
+        optional: arrays, or None.
 
     Raises:
         OperandError: which argument is off, and how.
@@ -125,10 +133,12 @@ def operands(
     alibi_slopes, sink_logits = optional["alibi_slopes"], optional["sink_logits"]
     if out is not None:
         dtypes = SIXTEEN_BIT if q.dtype in EIGHT_BIT else (q.dtype,)
-        out_view = writable_view("out", out, like=q, shape=(*q.shape[:-1], v.shape[-1]), dtypes=dtypes)
+        out_view = view_result(
+            "out", out, like=q, shape=(*q.shape[:-1], v.shape[-1]), dtypes=dtypes, computed=computed
+        )
         check_vector_access("out", out_view)
     if lse is not None:
-        lse_view = writable_view("lse", lse, like=q, shape=lse_shape, dtypes=("float32",))
+        lse_view = view_result("lse", lse, like=q, shape=lse_shape, dtypes=("float32",), computed=computed)
     if alibi_slopes is not None:
         slopes = ArrayView.of(alibi_slopes, "alibi_slopes")
         check_array("alibi_slopes", slopes, rank=(1, 2), dtypes=("float32",), device=q.device)
@@ -147,6 +157,15 @@ def operands(
         sink_logits=logits,
         workspace=_view_workspace(optional["workspace"], q),
     )
+
+
+def view_result(
+    name: str, array: Any, *, like: ArrayView, shape: Sequence[int], dtypes: Sequence[str], computed: bool
+) -> ArrayView:
+    """A view of an array that is read if it is ``computed``, else written."""
+    if not computed:
+        return writable_view(name, array, like=like, shape=shape, dtypes=dtypes)
+    return check_array(name, ArrayView.of(array, name), shape=shape, dtypes=dtypes, device=like.device)
 
 
 def _view_workspace(workspace: Any, q: ArrayView) -> ArrayView | None:

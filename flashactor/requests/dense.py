@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields
 from flashactor.requests.operands import Operands
+from flashactor.types import Direction
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def dense_operands(
         q_view,
         k_view,
         v_view,
+        computed=request_type.DIRECTION is Direction.BACKWARD,
         batch=batch,
         heads_q=heads_q,
         lse_shape=(batch, heads_q, seqlen_q),

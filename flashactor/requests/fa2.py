@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, Unpack
 
-from flashactor.arrays import ArrayView, check_array
+from flashactor.arrays import ArrayView, check_array, check_vector_access
 from flashactor.errors import OperandError
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields
@@ -102,6 +102,7 @@ def view_gradients(views: Operands, dout: Any, dlse: Any, **outputs: Any) -> Gra
     dout_view = ArrayView.of(dout, "dout")
     shape = (*q.shape[:-1], views.v.shape[-1])
     check_array("dout", dout_view, shape=shape, dtypes=(q.dtype,), device=q.device)
+    check_vector_access("dout", dout_view)
     dlse_view = None
     if dlse is not None:
         dlse_view = ArrayView.of(dlse, "dlse")
@@ -121,4 +122,5 @@ def _view_output(name: str, array: Any, views: Operands) -> ArrayView:
             expected=f"none, for the request has no {name[1:]}",
             remedy=f"pass {name[1:]}, or drop {name}",
         )
-    return checks.writable_view(name, array, like=operand, shape=operand.shape, dtypes=(operand.dtype,))
+    view = checks.writable_view(name, array, like=operand, shape=operand.shape, dtypes=(operand.dtype,))
+    return check_vector_access(name, view) if len(operand.shape) > 2 else view

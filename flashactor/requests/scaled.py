@@ -9,7 +9,15 @@ from typing import Any
 from flashactor.arrays import ArrayView, check_array
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import Fp8MustUseFp8RequestError, OperandError, RequestError
-from flashactor.requests.base import INFERRED, AttentionRequest, number_error, require_number, require_type
+from flashactor.requests.base import (
+    INFERRED,
+    MOST_FACTOR,
+    AttentionRequest,
+    number_error,
+    require_factor,
+    require_number,
+    require_type,
+)
 from flashactor.requests.checks import EIGHT_BIT, view_operand
 from flashactor.types import DType, SmArch
 
@@ -55,7 +63,9 @@ class ScaledKvRequest(AttentionRequest):
         value = getattr(self, name)
         if isinstance(value, ArrayView):
             return
-        object.__setattr__(self, name, require_number(name, value))
+        if abs(require_number(name, value)) > MOST_FACTOR:
+            raise number_error(name, value, f"a number of at most {MOST_FACTOR:g}")
+        object.__setattr__(self, name, float(value))
 
     def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
         key, name = super()._resolve(arch)
@@ -80,8 +90,8 @@ class CachedKvRequest(ScaledKvRequest):
         super().__post_init__()
         for name in ("k_scale", "v_scale"):
             scale = getattr(self, name)
-            if not isinstance(scale, ArrayView) and scale <= 0.0:
-                raise number_error(name, scale, "a positive finite number")
+            if not isinstance(scale, ArrayView):
+                require_factor(name, scale)
 
 
 def view_scale(name: str, value: Any, *, heads: int, like: ArrayView) -> float | ArrayView:

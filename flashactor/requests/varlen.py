@@ -116,6 +116,7 @@ class VarlenFwdRequest(PackedRequest):
             OperandError: which array is off, and how; RequestError, DispatchError: an option.
         """
         views, offsets, seqlens = _packed_operands(
+            cls,
             q,
             k,
             v,
@@ -186,6 +187,7 @@ class VarlenBwdRequest(PackedRequest):
             OperandError: which array is off, and how; RequestError, DispatchError: an option.
         """
         views, offsets, seqlens = _packed_operands(
+            cls,
             q,
             k,
             v,
@@ -210,6 +212,7 @@ class VarlenBwdRequest(PackedRequest):
 
 
 def _packed_operands(
+    request_type: type[PackedRequest],
     q: Any,
     k: Any,
     v: Any,
@@ -238,6 +241,7 @@ def _packed_operands(
         batch=batch,
         heads_q=heads_q,
         lse_shape=(heads_q, total_q),
+        computed=request_type.DIRECTION is Direction.BACKWARD,
         **optional,
     )
     return views, offsets, seqlens

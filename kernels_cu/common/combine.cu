@@ -39,13 +39,14 @@ extern "C" __global__ void __launch_bounds__(C::kThreads)
   }
   const float origin = largest == -kInfinity ? 0.f : largest;
   float total = 0.f, x[kChunkElements] = {};
+#pragma unroll 4  // loads of several splits are under way together
   for (int split = 0; split < p.num_splits; ++split) {
     const float weight = exp2_approx((p.partial_lse[split * p.rows + row] - origin) * kLog2E);
     total += weight;
     float part[kChunkElements];
     const float* from = p.partial_out + (split * p.rows + row) * p.head_dim + chunk * kChunkElements;
-    load_global_floats(from, part);
-    load_global_floats(from + 4, part + 4);
+    load_constant_floats(from, part);
+    load_constant_floats(from + 4, part + 4);
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) x[e] += part[e] * weight;
   }

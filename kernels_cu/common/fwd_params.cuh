@@ -55,6 +55,7 @@ struct FwdParams {
   int blocks_per_split;  // key blocks of a split; 0 for equal parts
   int page_shift;        // log2 of the keys of a page
   int num_pages;         // pages of the pool if others in the table are to read as zeros, else 0
+  int table_pages;       // of a row of the table
   int q_scale_stride;    // 1 for a scale for each head, else 0
   int k_scale_stride;
   int v_scale_stride;
@@ -63,6 +64,7 @@ struct FwdParams {
   float q_descale;  // factors of 8-bit tensors that the host knows
   float k_descale;
   float v_descale;
+  int reserved_fwd;  // keeps the size a multiple of 8
   int out_bf16;  // whether a kernel of 8-bit queries writes bf16 rather than f16
 };
 

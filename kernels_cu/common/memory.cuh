@@ -59,4 +59,11 @@ __device__ __forceinline__ void load_global_floats(const float* pointer, float* 
                : "memory");
 }
 
+// Of memory that nobody writes while the kernel runs: the compiler may move it.
+__device__ __forceinline__ void load_constant_floats(const float* pointer, float* x) {
+  asm("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+      : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+      : "l"(pointer));
+}
+
 }  // namespace flashactor

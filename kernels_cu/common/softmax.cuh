@@ -54,12 +54,14 @@ __device__ __forceinline__ float quad_sum(float x) {
 
 // Takes a new maximum of the row; returns the exponent that it stands for and, through `rescale`, the factor
 // for everything that was accumulated under the old one. A row without a visible key so far keeps exponent 0,
-// so that its scores of -inf become 0 and not NaN.
+// so that its scores of -inf become 0 and not NaN. The products are rounded before they are subtracted: fused,
+// a maximum that stays would leave the rounding error of its own product, and rescale would not be 1. Then a
+// row's result would depend on blocks that it does not see.
 __device__ __forceinline__ float raise_max(RowState& row, float candidate, float scale_log2, float& rescale) {
   const float old_max = row.max;
   row.max = fmaxf(old_max, candidate);
-  const float exponent = row.max == -kInfinity ? 0.f : row.max * scale_log2;
-  rescale = exp2_approx(old_max * scale_log2 - exponent);
+  const float exponent = row.max == -kInfinity ? 0.f : __fmul_rn(row.max, scale_log2);
+  rescale = exp2_approx(__fsub_rn(__fmul_rn(old_max, scale_log2), exponent));
   row.sum *= rescale;
   return exponent;
 }
@@ -69,11 +71,6 @@ __device__ __forceinline__ float raise_max(RowState& row, float candidate, float
 // rounding O to 16 bits.
 __device__ __forceinline__ float normaliser(float total) {
   return total == 0.f ? 0.f : reciprocal_approx(total);
-}
-
-// Natural log of the sum of exp(score), from the row's total sum.
-__device__ __forceinline__ float log_sum_exp(const RowState& row, float total, float scale_log2) {
-  return total == 0.f ? -kInfinity : (row.max * scale_log2 + log2_approx(total)) * kLn2;
 }
 
 }  // namespace flashactor

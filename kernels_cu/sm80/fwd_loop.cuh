@@ -32,12 +32,12 @@ struct KeyValue {
   const Element* base;  // of the sequence and head; where it is paged, of the head in the pool
   const int* pages;
   i64 stride_page, stride_row;
-  int page_shift, num_pages, seqlen, columns;
+  int page_shift, num_pages, table_pages, seqlen, columns;
 
   __device__ __forceinline__ void load(u32 tile, int first_key) const {
     const int rows = seqlen - first_key;
     if constexpr (C::kPaged) {
-      const PagedRows<Element> source{base, pages, stride_page, stride_row, page_shift, num_pages, first_key};
+      const PagedRows<Element> source{base, pages, stride_page, stride_row, page_shift, num_pages, table_pages, first_key};
       copy(tile, source, rows);
     } else {
       const StridedRows<Element> source{base + first_key * stride_row, stride_row};
@@ -83,8 +83,8 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
     const auto* base = static_cast<const typename Source::Element*>(tensor) + kv_head * stride_head;
     if (!p.page_table) base += sequence.entry_k * stride_batch + sequence.first_k * stride_row;
     const int* pages = p.page_table ? p.page_table + work.batch * p.page_table_stride : nullptr;
-    return Source{base,         pages,       stride_batch,      stride_row,
-                  p.page_shift, p.num_pages, sequence.seqlen_k, columns};
+    return Source{base,        pages,         stride_batch,      stride_row, p.page_shift,
+                  p.num_pages, p.table_pages, sequence.seqlen_k, columns};
   };
   const auto k = key_value(TileK{}, p.k, p.k_stride_batch, p.k_stride_row, p.k_stride_head,
                            p.problem.head_dim);

@@ -235,11 +235,11 @@ __device__ __forceinline__ void merge_and_finish(const typename C::OutTile& o,
       load_shared_8(shared.q + Space::kStates + at(w, tile_row) * 8, maxima[w], sums[w]);
       largest = fmaxf(largest, maxima[w]);
     }
-    const float exponent = largest == -kInfinity ? 0.f : largest * scale_log2;
+    const float exponent = largest == -kInfinity ? 0.f : __fmul_rn(largest, scale_log2);
     float total = 0.f, x[kChunkElements] = {};
 #pragma unroll
     for (int w = 0; w < C::kKeyWarps; ++w) {
-      const float weight = exp2_approx(maxima[w] * scale_log2 - exponent);
+      const float weight = exp2_approx(__fsub_rn(__fmul_rn(maxima[w], scale_log2), exponent));
       total += sums[w] * weight;
       const u32 from = shared.q + (at(w, tile_row) * Space::kRowFloats + chunk * kChunkElements) * 4;
       float part[kChunkElements];

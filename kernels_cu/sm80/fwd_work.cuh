@@ -55,10 +55,18 @@ __device__ __forceinline__ Work find_work_again(const FwdParams& p) {
 __device__ __forceinline__ float find_descale(float number, const float* scale, int stride, int head) {
   return number * (scale ? scale[head * stride] : 1.f);
 }
+// A descale of 0, as a head of zeros may have, would make NaN of the -inf of masked scores.
+constexpr float kLeastDescale = 1e-18f;
+
+// That of the scores of 8-bit keys.
+__device__ __forceinline__ float k_descale(const FwdParams& p, int kv_head) {
+  return fmaxf(find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head), kLeastDescale);
+}
 // That of the scores of 8-bit queries and keys.
 __device__ __forceinline__ float qk_descale(const FwdParams& p, int head, int kv_head) {
-  return find_descale(p.q_descale, p.q_scale, p.q_scale_stride, head) *
-         find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head);
+  return fmaxf(find_descale(p.q_descale, p.q_scale, p.q_scale_stride, head) *
+                   find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head),
+               kLeastDescale);
 }
 
 // How scores become exponents of two.
@@ -84,9 +92,9 @@ __device__ __forceinline__ Scale<C> find_scale(const FwdParams& p, const Work& w
                                                const Lane<C>& lane, int kv_head) {
   Scale<C> scale{p.problem.scale_log2, p.problem.softcap_inverse, {}, {}};
   if constexpr (C::kFp8Kv) {
-    const float k_descale = find_descale(p.k_descale, p.k_scale, p.k_scale_stride, kv_head);
-    scale.log2 *= k_descale;
-    scale.softcap_inverse *= k_descale;
+    const float descale = k_descale(p, kv_head);
+    scale.log2 *= descale;
+    scale.softcap_inverse *= descale;
   }
   if constexpr (C::kFp8) {
 #pragma unroll

@@ -46,12 +46,14 @@ struct PagedRows {
   const Element* pool;
   const int* pages;  // of this sequence; null where it is one run of rows
   i64 stride_page, stride_row;
-  int shift, num_pages, first_key;
+  int shift, num_pages, table_pages, first_key;
 
   static constexpr bool kAlwaysGuarded = true;
   __device__ __forceinline__ const Element* operator()(int row, bool& valid) const {
     const int key = first_key + row;
     if (!pages) return pool + key * stride_row;
+    // A length beyond the table is wrong as well.
+    if (num_pages > 0) valid = valid && key >> shift < table_pages;
     const int page = valid ? pages[key >> shift] : 0;
     if (num_pages > 0) valid = valid && static_cast<u32>(page) < static_cast<u32>(num_pages);
     return pool + page * stride_page + (key & ((1 << shift) - 1)) * stride_row;

@@ -147,7 +147,7 @@ REQUESTS = {
     "backward, dense, deterministic": backward,
     "backward, dense, in no fixed order": lambda: backward(deterministic=False),
     "backward, packed": packed_backward,
-    "gradients of ALiBi slopes and sink logits, and from lse's": all_gradients,
+    "backward, from lse too, and of sink logits and ALiBi slopes": all_gradients,
 }
 
 

@@ -5,6 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+from contraction import contracted_ptx
 
 from flashactor import (
     Fa2FwdRequest,
@@ -13,7 +14,7 @@ from flashactor import (
     SmArch,
     VarlenFwdRequest,
 )
-from flashactor.executors.emulator import emulate
+from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import with_outputs
 from flashactor.kernels.splits import MULTIPROCESSORS
 
@@ -23,10 +24,10 @@ PAGE = 16
 SINKS = np.array([1.5, 3.0], np.float32)
 
 
-def compute(request):
+def compute(request, ptx=kernel_ptx):
     """out and lse of a request, by the kernels."""
     arrays = with_outputs(request, request.arrays())
-    emulate(request, SmArch.SM80, arrays)
+    emulate(request, SmArch.SM80, arrays, ptx=ptx)
     return arrays["out"].to_numpy(), arrays["lse"].to_numpy()
 
 
@@ -130,6 +131,25 @@ def test_a_sequence_has_the_same_bits_alone_and_in_any_company(many, length, opt
     if many in (packed, paged_packed):
         more_of_both = sequence(length[0] + 130, length[1] + 130, 10)
         assert same_bits(many([more_of_both, target], **options)[1], alone)
+
+
+def test_products_that_are_fused_with_differences_change_no_invariance():
+    """At a scale that is no power of two, a maximum that stays must not change what is accumulated."""
+    target, other = sequence(70, 400, 0), sequence(200, 430, 10)
+    options = {
+        "batch_invariant": True,
+        "softmax_scale": 0.7,
+        "mask": MaskKind.sliding(150, 0),
+        "sink_tokens": 5,
+    }
+
+    def lse_of_the_last(*sequences):
+        q, k, v = (np.concatenate(x) for x in zip(*sequences, strict=True))
+        cu_q, cu_k = (offsets([len(s[i]) for s in sequences]) for i in (0, 1))
+        request = VarlenFwdRequest.from_arrays(q, k, v, cu_q, cu_k, **options)
+        return compute(request, contracted_ptx)[1][:, -len(target[0]) :]
+
+    assert np.array_equal(lse_of_the_last(target), lse_of_the_last(other, target))
 
 
 @pytest.mark.usefixtures("short_splits")

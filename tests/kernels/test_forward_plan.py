@@ -59,8 +59,8 @@ def test_the_mirrors_are_what_the_kernels_do():
     code = (KERNELS / "sm80/fwd_work.cuh").read_text()
     body = re.search(r"Work find_work\(const FwdParams.*?\n\}", code, re.DOTALL)[0]
     for line in (
-        "tiled = blockIdx.x / p.q_tiles;",
-        "tile = blockIdx.x % p.q_tiles;",
+        "tiled = block / p.q_tiles;",
+        "tile = block % p.q_tiles;",
         "sequence_head = tiled / p.num_splits;",
         "heads = p.problem.heads_q / p.pack;",
         "static_cast<int>(sequence_head / heads), static_cast<int>(sequence_head % heads) * p.pack,",

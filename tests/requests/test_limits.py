@@ -1,0 +1,62 @@
+"""What kernels cannot load or multiply is refused where the request is made."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from flashactor import Fa2BwdRequest, Fa2FwdFp8Request, Fa2FwdRequest, PagedAttentionRequest
+from flashactor.errors import OperandError, RequestError
+
+SHAPE = (1, 20, 2, 64)
+Q = np.zeros(SHAPE, np.float16)
+LSE = np.zeros((1, 2, 20), np.float32)
+
+
+def backward(dout=Q, out=Q, lse=LSE, **options):
+    return Fa2BwdRequest.from_arrays(dout, Q, Q, Q, out, lse, **options)
+
+
+def sparse():
+    """Every other element of a row."""
+    return np.zeros((*SHAPE[:-1], 128), np.float16)[..., ::2]
+
+
+def test_a_broadcast_gradient_is_refused():
+    with pytest.raises(OperandError, match=r"dout\.strides"):
+        backward(dout=np.broadcast_to(np.float16(1), SHAPE))
+
+
+@pytest.mark.parametrize("name", ["dout", "dq", "dk", "dv"])
+def test_gradients_need_contiguous_rows(name):
+    with pytest.raises(OperandError, match=rf"{name}\.strides"):
+        backward(**{name: sparse()})
+
+
+def test_a_backward_pass_only_reads_the_results():
+    out, lse = Q.copy(), LSE.copy()
+    for array in (out, lse):
+        array.setflags(write=False)
+    assert backward(out=out, lse=lse).require_operands().out is not None
+    with pytest.raises(OperandError, match="read-only"):
+        Fa2FwdRequest.from_arrays(Q, Q, Q, out=out)
+
+
+@pytest.mark.parametrize("name", ["softmax_scale", "softcap"])
+@pytest.mark.parametrize("value", [1e-46, 1e-19, 1e19, 3e38])
+def test_factors_of_scores_stay_within_float32(name, value):
+    with pytest.raises(RequestError, match=rf"{name}.*1e-18 to 1e\+18"):
+        Fa2FwdRequest.from_arrays(Q, Q, Q, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-50, 1e39])
+def test_so_do_descales_of_caches(value):
+    cache = np.zeros((2, 16, 2, 64), ml_dtypes.float8_e4m3fn)
+    table, lens = np.array([[0, 1]], np.int32), np.array([20], np.int32)
+    with pytest.raises(RequestError, match="k_scale"):
+        PagedAttentionRequest.from_arrays(Q[:, :1], cache, cache, table, lens, k_scale=value)
+
+
+def test_so_do_descales_of_operands():
+    x = np.zeros(SHAPE, ml_dtypes.float8_e4m3fn)
+    with pytest.raises(RequestError, match="v_scale"):
+        Fa2FwdFp8Request.from_arrays(x, x, x, v_scale=-1e39)
