@@ -1,17 +1,24 @@
-"""Runs cases through an actor and judges the answers."""
+"""Runs the check's cases on the device through an actor, and judges the answers on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from benchmarks.gpu_check.libraries import ArrayLibrary
-from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind
-from flashactor.check.cases import Case, Layout, Shape, random_values, verdict
-from flashactor.check.judge import Verdict
+from benchmarks.gpu_check.moving import fetched, on_device, to_host
+from flashactor import FlashAttnActor, FlashAttnMsg
+from flashactor.arrays import ArrayView
+from flashactor.check.attention_cases import forward_request
+from flashactor.check.case import Case
+from flashactor.check.judge import Verdict, judge
+from flashactor.check.oracle import expected_of
+from flashactor.check.shapes import CAUSAL, Shape
 from flashactor.errors import FlashAttnError
-from flashactor.kernels.spec import KernelSpec
+from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.sm80 import ForwardSpec
+from flashactor.requests import AttentionRequest
+from flashactor.types import Direction
 
 TIMEOUT = 120.0
 """Seconds for one answer; the first of a kernel includes compiling it."""
@@ -26,66 +33,75 @@ class Checked:
 
     Attributes:
         title: the case.
-        ratio: error as a share of what is allowed; above 1 is a failure.
-        lse_error: largest error of lse.
+        error_ratio: largest error of an output over the low-precision formula's; None where there is none.
+        lse_error: largest error of lse; None where there is none.
         problem: what is wrong, in one line; None if nothing is.
     """
 
     title: str
-    ratio: float
-    lse_error: float
+    error_ratio: float | None
+    lse_error: float | None
     problem: str | None
 
+    @classmethod
+    def of(cls, title: str, verdict: Verdict) -> Checked:
+        """What a verdict says."""
+        return cls(title, verdict.error_ratio, verdict.lse_error, verdict.problem)
 
-def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: list[Case]) -> Iterator[Checked]:
+    @classmethod
+    def failed(cls, title: str, error: Exception) -> Checked:
+        """A case that has no results."""
+        return cls(title, None, None, f"{type(error).__name__}: {error}")
+
+
+def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: Iterable[Case]) -> Iterator[Checked]:
     """Send each case and judge its answer; an error of the actor is a failed case."""
     for case in cases:
         yield _check(actor, library, case)
 
 
-def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: KernelSpec) -> Iterator[Checked]:
+def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: ForwardSpec) -> Iterator[Checked]:
     """Send many requests at once and drop their arrays, so that only the executor keeps them alive."""
     # Long enough that launches overlap completions.
-    case = Case(spec, Shape("burst", 1, 4 * spec.tile_m + 1, 8 * spec.tile_n + 1, 4, 2))
-    values = [random_values(case, seed) for seed in range(BURST)]
-    pending = []
-    for each in values:
-        pending.append(actor.ask(_message(case, *(library.put(x, Layout.CONTIGUOUS) for x in each))))
-        library.scribble(max(x.size for x in each))
-    for index, each in enumerate(values):
-        title = f"{case}, {index + 1} of {BURST} at once"
+    shape = Shape(name="burst", q=(4 * spec.tile.m + 1,), k=(8 * spec.tile.n + 1,), heads=(4, 2), mask=CAUSAL)
+    requests = [forward_request(spec, shape, seed) for seed in range(BURST)]
+    pending = [actor.ask(message(_without_outputs(on_device(each, library)))) for each in requests]
+    # What the requests were made of is free now, for whoever does not keep it.
+    operands = requests[0].require_operands()
+    library.scribble(BURST * (operands.q.size + operands.k.size + operands.v.size))
+    for number, (request, answer) in enumerate(zip(requests, pending, strict=True)):
+        title = f"{spec.label}: burst, request {number}"
+        expected = expected_of(request)
         try:
-            reply = pending[index].result(TIMEOUT)
+            reply = answer.result(TIMEOUT)
         except FlashAttnError as error:
-            yield _failed(title, error)
-        else:
-            yield _checked(title, verdict(case, each, library.get(reply.out), library.get(reply.lse)))
+            yield Checked.failed(title, error)
+            continue
+        results = {name: to_host(ArrayView.of(getattr(reply, name), name), library) for name in expected}
+        yield Checked.of(title, judge(results, expected))
+
+
+def message(request: AttentionRequest) -> FlashAttnMsg:
+    """The message of a request."""
+    backward = request.DIRECTION is Direction.BACKWARD
+    return FlashAttnMsg.backward(request) if backward else FlashAttnMsg.forward(request)
 
 
 def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
-    values = random_values(case)
-    *layouts, out_layout = case.shape.layouts
-    q, k, v = (library.put(x, layout) for x, layout in zip(values, layouts, strict=True))
-    # Contiguous outputs come from the executor; the others prove that it keeps to the caller's strides.
-    out = None
-    if out_layout is not Layout.CONTIGUOUS:
-        out = library.empty(values[0].shape, case.spec.dtype, out_layout)
+    request = case.request()
+    kernels = kernels_of(request, case.spec.arch)
+    if case.spec not in kernels:
+        labels = ", ".join(kernel.label for kernel in kernels)
+        return Checked(str(case), None, None, f"the request runs {labels}")
+    expected = expected_of(request)
+    moved = on_device(request, library)
     try:
-        reply = actor.ask(_message(case, q, k, v, out)).result(TIMEOUT)
+        actor.ask(message(moved)).result(TIMEOUT)
     except FlashAttnError as error:
-        return _failed(str(case), error)
-    return _checked(str(case), verdict(case, values, library.get(reply.out), library.get(reply.lse)))
+        return Checked.failed(str(case), error)
+    return Checked.of(str(case), judge(fetched(moved, expected, library), expected))
 
 
-def _message(case: Case, q: Any, k: Any, v: Any, out: Any = None) -> FlashAttnMsg:
-    mask = MaskKind.causal() if case.spec.causal else MaskKind.full()
-    return FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, k, v, out=out, mask=mask))
-
-
-def _checked(title: str, found: Verdict) -> Checked:
-    ratio = found.error / found.allowed if found.allowed else float(found.error > 0.0)
-    return Checked(title, ratio, found.lse_error, found.problem)
-
-
-def _failed(title: str, error: FlashAttnError) -> Checked:
-    return Checked(title, float("inf"), float("inf"), f"{type(error).__name__}: {error}")
+def _without_outputs(request: AttentionRequest) -> AttentionRequest:
+    """The request of a forward pass, whose out and lse the executor allocates."""
+    return replace(request, operands=replace(request.require_operands(), out=None, lse=None))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.check.cases import Layout, as_logical, memory_shape
-from flashactor.types import DType
+Bytes = NDArray[np.uint8]
 
 
 class ArrayLibrary(Protocol):
@@ -17,57 +15,44 @@ class ArrayLibrary(Protocol):
 
     Attributes:
         name: the package's.
-        dtypes: element types that it has arrays of.
     """
 
     name: str
-    dtypes: tuple[DType, ...]
 
-    def empty(self, shape: tuple[int, ...], dtype: DType, layout: Layout) -> Any:
-        """An array on the device whose memory has a layout."""
+    def put(self, host: NDArray[Any]) -> Any:
+        """An array on the device with the same values, the same strides, and the same bytes around them.
 
-    def put(self, values: NDArray[Any], layout: Layout) -> Any:
-        """An array on the device with these values."""
+        Its type is the host's, or another of the same size where the library has no such type.
+        """
 
-    def get(self, array: Any) -> NDArray[Any]:
-        """A copy on the host."""
+    def get(self, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A copy on the host, of a type that its bytes have."""
 
     def scribble(self, elements: int) -> None:
         """Fill memory that is free at this moment with NaN."""
 
 
 class TorchArrays:
-    """PyTorch, f16 and bf16."""
+    """PyTorch."""
 
     name = "torch"
-    dtypes: tuple[DType, ...] = (DType.F16, DType.BF16)
 
     def __init__(self, device: str) -> None:
         self._torch = import_torch()
         self._device = device
 
-    def empty(self, shape: tuple[int, ...], dtype: DType, layout: Layout) -> Any:
-        """A tensor whose memory has a layout."""
-        kind = getattr(self._torch, dtype.numpy_name)
-        tensor = self._torch.empty(memory_shape(shape, layout), dtype=kind, device=self._device)
-        return as_logical(tensor, shape, layout)
+    def put(self, host: NDArray[Any]) -> Any:
+        """A tensor with the host's values, strides and bytes around them."""
+        memory, offset = _memory(host)
+        tensor = self._torch.from_numpy(memory).to(self._device).view(getattr(self._torch, host.dtype.name))
+        strides = [stride // host.itemsize for stride in host.strides]
+        return tensor.as_strided(host.shape, strides, offset // host.itemsize)
 
-    def put(self, values: NDArray[Any], layout: Layout) -> Any:
-        """A tensor with these values."""
-        dtype = DType.parse(values.dtype.name)
-        bits = self._torch.from_numpy(np.ascontiguousarray(values).view(np.int16))
-        tensor = self.empty(values.shape, dtype, layout)
-        tensor.copy_(bits.view(tensor.dtype))
-        return tensor
-
-    def get(self, array: Any) -> NDArray[Any]:
+    def get(self, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         """A copy on the host."""
-        host = array.contiguous().cpu()
-        name = str(host.dtype).removeprefix("torch.")
-        if name == "float32":
-            return np.asarray(host.numpy())
-        bits: NDArray[Any] = host.view(self._torch.int16).numpy()
-        return bits.view(np.dtype(getattr(ml_dtypes, name, name)))
+        bits = {1: self._torch.uint8, 2: self._torch.int16, 4: self._torch.int32}[dtype.itemsize]
+        found: NDArray[Any] = array.view(bits).contiguous().cpu().numpy()
+        return found.view(dtype)
 
     def scribble(self, elements: int) -> None:
         """Fill memory that is free at this moment with NaN."""
@@ -75,32 +60,42 @@ class TorchArrays:
 
 
 class CupyArrays:
-    """CuPy, f16: it has no bf16."""
+    """CuPy."""
 
     name = "cupy"
-    dtypes: tuple[DType, ...] = (DType.F16,)
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
 
-    def empty(self, shape: tuple[int, ...], dtype: DType, layout: Layout) -> Any:
-        """An array whose memory has a layout."""
-        memory = self._cupy.empty(memory_shape(shape, layout), dtype.numpy_name)
-        return as_logical(memory, shape, layout)
+    def put(self, host: NDArray[Any]) -> Any:
+        """An array with the host's values, strides and bytes around them."""
+        memory, offset = _memory(host)
+        pointer = self._cupy.asarray(memory).data + offset
+        return self._cupy.ndarray(
+            host.shape, _known_to_numpy(host.dtype), memptr=pointer, strides=host.strides
+        )
 
-    def put(self, values: NDArray[Any], layout: Layout) -> Any:
-        """An array with these values."""
-        array = self.empty(values.shape, DType.parse(values.dtype.name), layout)
-        array[...] = self._cupy.asarray(values)
-        return array
-
-    def get(self, array: Any) -> NDArray[Any]:
+    def get(self, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         """A copy on the host."""
-        return np.asarray(self._cupy.asnumpy(array))
+        return np.ascontiguousarray(self._cupy.asnumpy(array)).view(dtype)
 
     def scribble(self, elements: int) -> None:
         """Fill memory that is free at this moment with NaN."""
         self._cupy.full((elements,), float("nan"), "float32")
+
+
+def _memory(host: NDArray[Any]) -> tuple[Bytes, int]:
+    """A copy of the whole memory that an array lies in, and where in it the array begins."""
+    owner = host
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    offset = host.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    return np.array(owner.ravel(order="K").view(np.uint8)), offset
+
+
+def _known_to_numpy(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type itself, or one of NumPy's own of the same size for those of ml_dtypes."""
+    return dtype if dtype.isbuiltin == 1 else np.dtype({1: "uint8", 2: "float16"}[dtype.itemsize])
 
 
 def import_torch() -> Any:
