@@ -15,6 +15,12 @@ from typing import Any
 from flashactor.kernels.backward_spec import DKDV_TILES, DQ_TILES, BackwardTile, backward_specs
 from flashactor.kernels.select import IMPLEMENTATIONS
 from flashactor.kernels.sm80 import FAMILY, TILE_TABLES, ForwardSpec, TileChoice
+from flashactor.kernels.sm80_fp8 import (
+    FP8_DECODE_TILES,
+    FP8_DROPOUT_TILES,
+    FP8_TILES,
+    Fp8ForwardSpec,
+)
 from flashactor.kernels.spec import Scores
 from flashactor.requests import (
     AttentionRequest,
@@ -139,6 +145,9 @@ def tile_table() -> str:
     ]
     for kernel, rows in TILE_TABLES.items():
         lines += [_forward_row(kernel, row, fp8_kv="fp8" in kernel) for row in rows]
+    lines += [_fp8_row("fp8 operands", row) for row in FP8_TILES]
+    lines += [_fp8_row("fp8 operands, dropout", row) for row in FP8_DROPOUT_TILES]
+    lines += [_fp8_row("fp8 operands, decoding", row) for row in FP8_DECODE_TILES]
     lines += [_backward_row("gradients of k and v", row, "bwd_dkdv") for row in DKDV_TILES]
     lines += [_backward_row("gradient of q", row, "bwd_dq") for row in DQ_TILES]
     return "\n".join(lines)
@@ -149,6 +158,12 @@ def _forward_row(kernel: str, row: TileChoice, *, fp8_kv: bool) -> str:
     spec = ForwardSpec(
         FAMILY, row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, fp8_kv, fp8_kv, row.tile
     )
+    return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
+
+
+def _fp8_row(kernel: str, row: TileChoice) -> str:
+    e4m3, head_dim = DType.F8E4M3, row.head_dim
+    spec = Fp8ForwardSpec(FAMILY, row.archs[0], e4m3, head_dim, head_dim, e4m3, e4m3, Scores.PLAIN, row.tile)
     return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
 
 
