@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,18 +14,30 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.gpu_check.report import Report
+from benchmarks.gpu_check.report import Report, Speed
 from benchmarks.report import RESULTS
+from flashactor.cli.selection import (
+    add_feature_option,
+    add_kernel_option,
+    add_selection_options,
+    labelled_or_matching_specs,
+)
 from flashactor.errors import FlashAttnError
 from flashactor.executors.cuda import device_arch, device_count
+from flashactor.kernels.sm80_fp8 import fp8_forward_specs
+from flashactor.kernels.spec import KernelSpec
+from flashactor.types import DType
 
 if TYPE_CHECKING:
-    from benchmarks.gpu_check.speed import Measurement
+    from benchmarks.gpu_check.correctness import Checked
+    from benchmarks.gpu_check.libraries import ArrayLibrary
 
 NO_DEVICE = "gpu_check: this machine has no CUDA device, so nothing was checked."
 NO_LIBRARY = (
     "gpu_check: there is a CUDA device, but neither PyTorch nor CuPy to make arrays on it: install one."
 )
+
+NO_KERNEL = "gpu_check: the options name no kernel of this device's architecture."
 
 Item = TypeVar("Item")
 
@@ -38,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(NO_DEVICE)
         return 0
     try:
-        report = run(console, quick=options.quick, command=command(typed))
+        specs = [spec for spec in labelled_or_matching_specs(options) if spec.arch is device_arch()]
+        if not specs:
+            console.print(NO_KERNEL)
+            return 1
+        report = run(console, specs, quick=options.quick, command=command(typed))
     except FlashAttnError as error:
         console.print(f"gpu_check: {type(error).__name__}: {error}", markup=False)
         return 1
@@ -47,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for path in report.write(options.results):
         console.print(f"wrote {path}", markup=False)
-    for failure in report.failures:
-        console.print(f"FAILED {failure.title}: {failure.problem}", markup=False)
-    console.print(f"{len(report.checked) - len(report.failures)} of {len(report.checked)} cases right")
+    for title, problem in report.failures:
+        console.print(f"FAILED {title}: {problem}", markup=False)
+    console.print(f"{len(report.checked)} cases, {len(report.failures)} failures")
     return 1 if report.failures else 0
 
 
@@ -58,43 +75,77 @@ def command(typed: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks.gpu_check", *typed])
 
 
-def run(console: Console, *, quick: bool, command: str) -> Report | None:
+def run(console: Console, specs: Sequence[KernelSpec], *, quick: bool, command: str) -> Report | None:
     """Check and measure on the first device; None without an array library for it.
+
+    Args:
+        console: where progress is shown.
+        specs: the kernels to check, of the device's architecture.
+        quick: some kernels and cases that have everything between them, and fewer rows of tables.
+        command: what was typed.
 
     Raises:
         FlashAttnError: the device or the actor is not usable at all.
     """
-    from benchmarks.gpu_check import cases, correctness, libraries, machine, sdpa
+    from benchmarks.gpu_check import agreement, correctness, libraries, machine, sdpa
     from flashactor import FlashAttnActor
-    from flashactor.kernels.sm80 import all_specs
+    from flashactor.check.cases import cases_of
+    from flashactor.check.covering import covering_cases, covering_specs
+    from flashactor.kernels.sm80 import forward_spec
 
     library = libraries.device_library()
     if library is None:
         return None
-    specs = list(all_specs(device_arch()))
-    small = cases.correctness_cases(specs, library.dtypes, quick=quick)
-    measurements: list[Measurement] = []
+    if quick:
+        specs = covering_specs(specs)
+    cases = covering_cases(specs) if quick else [case for spec in specs for case in cases_of(spec)]
+    emulated = agreement.agreement_cases(specs)
+    graph, measured = None, None
     with _progress(console) as bar, FlashAttnActor.start(executor="cuda") as actor:
-        checked = _shown(bar, "correctness", correctness.check_cases(actor, library, small), len(small))
-        burst = correctness.check_burst(actor, library, small[0].spec)
+        _compile(bar, list(dict.fromkeys(case.spec for case in cases)))
+        checked = _shown(bar, "correctness", correctness.check_cases(actor, library, cases), len(cases))
+        burst = correctness.check_burst(actor, library, forward_spec(device_arch(), DType.F16, 64))
         checked += _shown(bar, "burst", burst, correctness.BURST)
+        compared = _shown(bar, "emulator", agreement.compare(actor, library, emulated), len(emulated))
         if library.name == "torch":
             long = sdpa.sdpa_cases(specs)
             checked += _shown(bar, "SDPA", sdpa.check_against_sdpa(actor, long, "cuda:0"), len(long))
-            measurements = _measurements(bar, quick=quick)
-    not_checked = sum(spec.dtype not in library.dtypes for spec in specs)
+            graph, measured = _without_actor(bar, library, quick=quick)
     date = datetime.now().astimezone().isoformat(timespec="seconds")
-    found = machine.this_machine()
-    return Report(date, command, found, library.name, not_checked, checked, measurements)
+    return Report(date, command, machine.this_machine(), library.name, checked, graph, compared, measured)
 
 
-def _measurements(bar: Progress, *, quick: bool) -> list[Measurement]:
-    from benchmarks.gpu_check import speed, timing
-    from flashactor.cache import CubinCache
+def _compile(bar: Progress, specs: Sequence[KernelSpec]) -> None:
+    """Have kernels compiled, several at a time, before the first request waits for one."""
+    from flashactor.service import nvrtc_actor
 
-    problems = speed.problems(quick=quick)
-    cache = CubinCache.from_settings()
-    return _shown(bar, "benchmark", timing.measure(problems, cache, 10 if quick else 30), len(problems))
+    pending = [nvrtc_actor().ask(spec) for spec in specs]
+    for each in bar.track(pending, description="compiling"):
+        with suppress(FlashAttnError):  # the cases of such a kernel fail with it
+            each.result()
+
+
+def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tuple[Checked, Speed]:
+    """The CUDA graph and the measurements: launches of plans on PyTorch's streams."""
+    from benchmarks.gpu_check import graph, speed, timing
+    from flashactor.executors.cuda_driver import CudaDriver
+    from flashactor.service import nvrtc_actor
+
+    driver, kernels, repeats = CudaDriver(0), nvrtc_actor(), 10 if quick else 30
+    directions = [
+        each for each in speed.Pass if each is not speed.Pass.FP8_FORWARD or fp8_forward_specs(driver.arch)
+    ]
+    rows = [row for each in directions for row in speed.attention_problems(each, quick=quick)]
+    steps = speed.decode_problems(quick=quick)
+    with timing.our_side(driver, kernels) as ours:
+        replayed = graph.check_graph(library, driver, kernels)
+        attention = timing.measure(rows, ours.attention, repeats)
+        found = Speed(
+            _shown(bar, "attention", attention, len(rows)),
+            _shown(bar, "decode", timing.measure(steps, ours.decode, repeats), len(steps)),
+            timing.copy_bandwidth(ours.device, repeats),
+        )
+    return replayed, found
 
 
 def _shown(bar: Progress, title: str, items: Iterable[Item], total: int) -> list[Item]:
@@ -114,7 +165,10 @@ def _progress(console: Console) -> Progress:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer kernels, shapes and lengths")
+    parser.add_argument("--quick", action="store_true", help="fewer kernels, cases and lengths")
+    add_selection_options(parser)
+    add_feature_option(parser)
+    add_kernel_option(parser)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     return parser
 

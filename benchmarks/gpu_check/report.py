@@ -1,4 +1,4 @@
-"""The result of one run as JSON, for programs, and as Markdown, for people."""
+"""The result of one run, and the same as JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_check import page
+from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.correctness import Checked
-from benchmarks.gpu_check.speed import OURS, Measurement
+from benchmarks.gpu_check.speed import OURS, Attention, Decode, Measurement, gigabytes_per_second, tflops
 
-SCHEMA = "flashactor.gpu_check/1"
+SCHEMA = "flashactor.gpu_check/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,19 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """What was measured, all in one run.
+
+    Attributes:
+        copy: GB/s of a copy on the device, bytes read and written together.
+    """
+
+    attention: Sequence[Measurement[Attention]]
+    decode: Sequence[Measurement[Decode]]
+    copy: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that one run found.
 
@@ -38,23 +53,28 @@ class Report:
         date: ISO 8601, with the time.
         command: what was typed.
         library: array library of the correctness check.
-        not_checked: kernels that the library has no element type for.
         checked: every correctness case.
-        measurements: rows of the benchmark; empty without PyTorch.
+        graph: the replayed CUDA graph; None without PyTorch.
+        agreements: cases that were emulated, too.
+        speed: what was measured; None without PyTorch.
     """
 
     date: str
     command: str
     machine: Machine
     library: str
-    not_checked: int
     checked: Sequence[Checked]
-    measurements: Sequence[Measurement] = field(default=())
+    graph: Checked | None = None
+    agreements: Sequence[Agreement] = field(default=())
+    speed: Speed | None = None
 
     @property
-    def failures(self) -> list[Checked]:
-        """The cases that failed."""
-        return [each for each in self.checked if each.problem is not None]
+    def failures(self) -> list[tuple[str, str]]:
+        """(title, problem) of every case that failed."""
+        everything: list[Checked | Agreement] = [*self.checked, *self.agreements]
+        if self.graph is not None:
+            everything.append(self.graph)
+        return [(each.title, each.problem) for each in everything if each.problem is not None]
 
     @property
     def stem(self) -> str:
@@ -65,7 +85,8 @@ class Report:
     def write(self, folder: Path) -> list[Path]:
         """Write both forms, and return where they are."""
         folder.mkdir(parents=True, exist_ok=True)
-        forms = {".json": json.dumps(document(self), indent=2) + "\n", ".md": markdown(self)}
+        data = document(self)
+        forms = {".json": json.dumps(data, indent=2) + "\n", ".md": page.markdown(data)}
         paths = []
         for suffix, text in forms.items():
             paths.append(folder / f"{self.stem}{suffix}")
@@ -84,98 +105,63 @@ def document(report: Report) -> dict[str, Any]:
         "correctness": {
             "library": report.library,
             "cases": len(report.checked),
-            "kernels_not_checked": report.not_checked,
-            "largest_share_of_allowed_error": max((each.ratio for each in passed), default=0.0),
-            "largest_lse_error": max((each.lse_error for each in passed), default=0.0),
-            "failures": [{"case": each.title, "problem": each.problem} for each in report.failures],
+            "right": len(passed),
+            "largest_error_ratio": max((each.error_ratio or 0.0 for each in passed), default=0.0),
+            "largest_lse_error": max((each.lse_error or 0.0 for each in passed), default=0.0),
         },
-        "benchmark": [_row(each) for each in report.measurements],
+        "cuda_graph": None if report.graph is None else {"right": report.graph.problem is None},
+        "emulator": _emulator(report.agreements),
+        "failures": [{"case": title, "problem": problem} for title, problem in report.failures],
+        "attention": [_attention(each) for each in report.speed.attention] if report.speed else [],
+        "decode": [_decode(each, report.speed.copy) for each in report.speed.decode] if report.speed else [],
+        "copy_gb_per_s": report.speed.copy if report.speed else None,
     }
 
 
-def _row(measurement: Measurement) -> dict[str, Any]:
+def _emulator(agreements: Sequence[Agreement]) -> list[dict[str, Any]]:
+    """For each kind of kernel: cases, those that are equal, and the largest difference of each output."""
+    rows = []
+    for kind in dict.fromkeys(each.kind for each in agreements):
+        compared = [each.differences for each in agreements if each.kind == kind and each.problem is None]
+        names = dict.fromkeys(name for each in compared for name in each)
+        rows.append(
+            {
+                "kind": kind,
+                "cases": len(compared),
+                "equal": sum(not any(each.values()) for each in compared),
+                "largest_difference": {name: max(each.get(name, 0.0) for each in compared) for name in names},
+            }
+        )
+    return rows
+
+
+def _attention(measurement: Measurement[Attention]) -> dict[str, Any]:
     problem = measurement.problem
     return {
+        "pass": problem.direction.value,
         "head_dim": problem.head_dim,
-        "causal": problem.causal,
+        "mask": problem.mask,
         "batch": problem.batch,
         "seqlen": problem.seqlen,
         "heads": problem.heads,
-        "milliseconds": measurement.milliseconds,
-        "tflops": {name: measurement.tflops(name) for name in measurement.milliseconds},
+        "milliseconds": dict(measurement.milliseconds),
+        "tflops": {name: tflops(measurement, name) for name in measurement.milliseconds},
         "ratio": {
             name: measurement.ratio(name)
             for name in measurement.milliseconds
             if name != OURS and OURS in measurement.milliseconds
         },
-        "unavailable": measurement.unavailable,
+        "unavailable": dict(measurement.unavailable),
     }
 
 
-def markdown(report: Report) -> str:
-    """The report as a page."""
-    machine = report.machine
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    lines = [
-        f"# {machine.device}, {report.date[:10]}",
-        "",
-        f"- command: `{report.command}`",
-        f"- device: {machine.device} ({machine.arch}), driver {machine.driver}; host: {machine.cpu}",
-        f"- versions: {versions}",
-        "",
-        "## Correctness",
-        "",
-        _summary(report),
-        "",
-    ]
-    lines += [f"- FAILED {each.title}: {each.problem}" for each in report.failures]
-    if report.failures:
-        lines.append("")
-    if report.measurements:
-        lines += ["## Forward, bf16, batch x seqlen = 16k, TFLOP/s (median)", "", *table(report.measurements)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _summary(report: Report) -> str:
-    figures = document(report)["correctness"]
-    failed = len(report.failures)
-    text = (
-        f"{figures['cases'] - failed} of {figures['cases']} cases right, with {report.library} arrays: "
-        f"largest error {figures['largest_share_of_allowed_error']:.2f} of what is allowed, "
-        f"largest lse error {figures['largest_lse_error']:.1e}."
-    )
-    if report.not_checked:
-        text += f" {report.not_checked} kernels not checked: {report.library} has no array of their type."
-    return text
-
-
-def table(measurements: Sequence[Measurement]) -> list[str]:
-    """The benchmark as lines of a Markdown table; a contender that did not run shows a dash."""
-    names = [OURS]
-    for each in measurements:
-        names += [name for name in (*each.milliseconds, *each.unavailable) if name not in names]
-    others = names[1:]
-    header = ["head_dim", "mask", "seqlen", *names, *(f"ratio to {name}" for name in others)]
-    lines = [_cells(header), _cells(["---:"] * len(header))]
-    for each in measurements:
-        problem = each.problem
-        lines.append(
-            _cells(
-                [
-                    str(problem.head_dim),
-                    "causal" if problem.causal else "full",
-                    str(problem.seqlen),
-                    *(_number(each.tflops(name), ".0f") for name in names),
-                    *(_number(each.ratio(name), ".2f") for name in others),
-                ]
-            )
-        )
-    return lines
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _decode(measurement: Measurement[Decode], copy: float) -> dict[str, Any]:
+    speed = gigabytes_per_second(measurement)
+    return {
+        "context": measurement.problem.context,
+        "batch": measurement.problem.batch,
+        "milliseconds": dict(measurement.milliseconds),
+        "gb_per_s": speed,
+        "share_of_copy": None if speed is None else speed / copy,
+        "unavailable": dict(measurement.unavailable),
+    }

@@ -3,55 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu_check.cases import QUICK_HEAD_DIMS
 from benchmarks.gpu_check.correctness import TIMEOUT, Checked
 from benchmarks.gpu_check.libraries import import_torch
 from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind
-from flashactor.check.cases import Case, Shape
 from flashactor.errors import FlashAttnError
-from flashactor.kernels.spec import KernelSpec
+from flashactor.kernels.sm80 import ForwardSpec
+from flashactor.kernels.spec import KernelSpec, Scores
+
+HEAD_DIMS = (64, 128, 256)
+"""The commonest."""
 
 
-def sdpa_cases(specs: Iterable[KernelSpec], *, seqlen: int = 2048) -> list[Case]:
-    """One long case for each kernel of the commonest head dims: grouped heads, no whole number of tiles.
+@dataclass(frozen=True, slots=True)
+class LongCase:
+    """Attention of grouped heads, over no whole number of tiles.
 
     As many keys as queries, because SDPA aligns its causal mask at the top left.
     """
-    shape = Shape("SDPA", 2, seqlen + 9, seqlen + 9, 8, 2)
-    return [Case(spec, shape) for spec in specs if spec.head_dim in QUICK_HEAD_DIMS]
+
+    spec: ForwardSpec
+    causal: bool
+    seqlen: int
+    batch: int = 2
+    heads_q: int = 8
+    heads_kv: int = 2
+
+    def __str__(self) -> str:
+        return f"{self.spec.label}: {'causal' if self.causal else 'full'}, {self.seqlen} keys, beside SDPA"
 
 
-def check_against_sdpa(actor: FlashAttnActor, cases: list[Case], device: str) -> Iterator[Checked]:
+def sdpa_cases(specs: Iterable[KernelSpec], *, seqlen: int = 2048) -> list[LongCase]:
+    """Both masks for each kernel of many queries that has nothing else to do."""
+    return [
+        LongCase(spec, causal, seqlen + 9)
+        for spec in specs
+        if isinstance(spec, ForwardSpec) and _is_plain(spec)
+        for causal in (False, True)
+    ]
+
+
+def check_against_sdpa(actor: FlashAttnActor, cases: list[LongCase], device: str) -> Iterator[Checked]:
     """Compare with SDPA in float64: an error of at most twice that of SDPA in the kernel's own type."""
     for case in cases:
         yield _check(actor, case, device)
 
 
-def _check(actor: FlashAttnActor, case: Case, device: str) -> Checked:
+def _is_plain(spec: ForwardSpec) -> bool:
+    many_rows = spec.tile.key_warps == 1
+    return many_rows and not spec.paged and spec.scores is Scores.PLAIN and spec.head_dim in HEAD_DIMS
+
+
+def _check(actor: FlashAttnActor, case: LongCase, device: str) -> Checked:
     torch = import_torch()
-    s, d, causal = case.shape, case.head_dim, case.spec.causal
     dtype = getattr(torch, case.spec.dtype.numpy_name)
     torch.manual_seed(0)
     q, k, v = (
-        torch.randn(s.batch, seqlen, heads, d, device=device, dtype=dtype)
-        for seqlen, heads in ((s.seqlen_q, s.heads_q), (s.seqlen_k, s.heads_kv), (s.seqlen_k, s.heads_kv))
+        torch.randn(case.batch, case.seqlen, heads, case.spec.head_dim, device=device, dtype=dtype)
+        for heads in (case.heads_q, case.heads_kv, case.heads_kv)
     )
-    mask = MaskKind.causal() if causal else MaskKind.full()
+    mask = MaskKind.causal() if case.causal else MaskKind.full()
     try:
         request = Fa2FwdRequest.from_arrays(q, k, v, mask=mask)
         out: Any = actor.ask(FlashAttnMsg.forward(request)).result(TIMEOUT).out
     except FlashAttnError as failure:
-        return Checked(str(case), float("inf"), 0.0, f"{type(failure).__name__}: {failure}")
-    exact = _sdpa(q.double(), k.double(), v.double(), causal)
-    own = (_sdpa(q, k, v, causal).double() - exact).abs().max().item()
+        return Checked.failed(str(case), failure)
+    exact = _sdpa(q.double(), k.double(), v.double(), case.causal)
+    own = (_sdpa(q, k, v, case.causal).double() - exact).abs().max().item()
     error = (out.double() - exact).abs().nan_to_num(float("inf")).max().item()
     allowed = max(2.0 * own, torch.finfo(dtype).eps / 2.0 * exact.abs().max().item())
     problem = None
     if error > allowed:
         problem = f"out is off by {error:.3g}; {allowed:.3g} allowed, by SDPA's own error"
-    return Checked(str(case), error / allowed, 0.0, problem)
+    return Checked(str(case), error / own if own else None, None, problem)
 
 
 def _sdpa(q: Any, k: Any, v: Any, causal: bool) -> Any:

@@ -1,96 +1,67 @@
-"""Times kernels on the device with CUDA events, contenders in turn, with a cold L2 before each."""
+"""Times contenders on the device with CUDA events, in turn, with a cold L2 before each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.gpu_check.contenders import Ours, Run, SetUp, copy
 from benchmarks.gpu_check.libraries import import_torch
 from benchmarks.gpu_check.speed import OURS, Measurement, Problem
-from flashactor import Fa2FwdRequest, MaskKind
-from flashactor.cache import CubinCache
-from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
+from flashactor.errors import FlashAttnError
+from flashactor.executors.base import KernelSource
 from flashactor.executors.cuda_driver import CudaDriver
-from flashactor.executors.operands import forward_outputs
-from flashactor.kernels.launch import plan_forward
-from flashactor.kernels.select import choose_kernel
-
-Run = Callable[[], object]
 
 FLUSH_BYTES = 512 << 20
 """Memory overwritten before each run: several times the largest L2, and long enough to hide host latency."""
 
-BACKENDS = {"torch flash": "FLASH_ATTENTION", "torch cudnn": "CUDNN_ATTENTION"}
-"""PyTorch's SDPA backends that ours is measured beside."""
-
+COPY_BYTES = 1 << 30
 WARM_UPS = 5
 
 
-def measure(problems: list[Problem], cache: CubinCache, repeats: int) -> Iterator[Measurement]:
-    """Time each problem with every contender; needs PyTorch with CUDA."""
+@contextmanager
+def our_side(driver: CudaDriver, kernels: KernelSource) -> Iterator[Ours]:
+    """Our contenders, on a stream that is PyTorch's current one too. Needs PyTorch with CUDA."""
     torch = import_torch()
-    driver = CudaDriver(0)
     driver.activate()
     stream = driver.create_stream()
     with torch.cuda.stream(torch.cuda.ExternalStream(int(stream.handle))):
-        for problem in problems:
-            yield _measure(problem, driver, stream, cache, repeats)
+        yield Ours(driver, stream, kernels)
+        torch.cuda.synchronize()
 
 
-def _measure(
-    problem: Problem, driver: CudaDriver, stream: Any, cache: CubinCache, repeats: int
-) -> Measurement:
-    torch = import_torch()
-    shape = (problem.batch, problem.seqlen, problem.heads, problem.head_dim)
-    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    contenders: dict[str, Run] = {OURS: _ours(problem, driver, stream, cache, q, k, v)}
-    contenders |= {name: _sdpa(backend, problem.causal, q, k, v) for name, backend in BACKENDS.items()}
-    unavailable = {}
-    for name, run in contenders.items():
+def measure(
+    problems: Sequence[Problem], contenders: Callable[[Problem], Mapping[str, SetUp]], repeats: int
+) -> Iterator[Measurement[Problem]]:
+    """Time each problem with every contender; one that cannot run is left out, with its reason."""
+    for problem in problems:
+        running, unavailable = set_up(contenders(problem))
+        yield Measurement.of(problem, _time_in_turn(running, repeats), unavailable)
+
+
+def copy_bandwidth(device: str, repeats: int) -> float:
+    """GB/s of a copy on the device, bytes read and bytes written together."""
+    running, _ = set_up(copy(device, COPY_BYTES))
+    times = sorted(_time_in_turn(running, repeats)[OURS])
+    return 2 * COPY_BYTES / times[len(times) // 2] / 1e6
+
+
+def set_up(contenders: Mapping[str, SetUp]) -> tuple[dict[str, Run], dict[str, str]]:
+    """(contenders that have run a few times, why the others did not)."""
+    running, unavailable = {}, {}
+    for name, make in contenders.items():
         try:
+            run = make()
             for _ in range(WARM_UPS):
                 run()
-        except RuntimeError as error:  # PyTorch's word for a backend that does not take the problem
+            running[name] = run
+        except (FlashAttnError, RuntimeError) as error:  # PyTorch's word for what a backend does not take
             unavailable[name] = str(error).strip().splitlines()[0]
-    running = {name: run for name, run in contenders.items() if name not in unavailable}
-    return Measurement.of(problem, _time_in_turn(running, repeats), unavailable)
+    return running, unavailable
 
 
-def _ours(
-    problem: Problem, driver: CudaDriver, stream: Any, cache: CubinCache, q: Any, k: Any, v: Any
-) -> Run:
-    """Launches the very plan that the actor would."""
-    mask = MaskKind.causal() if problem.causal else MaskKind.full()
-    request = Fa2FwdRequest.from_arrays(q, k, v, mask=mask)
-    operands = request.require_operands()
-    spec = choose_kernel(request, driver.arch)
-    out, lse = forward_outputs(operands)
-    plan = plan_forward(spec, operands.q, operands.k, operands.v, out, lse, request.scale)
-    kernel = driver.load(cache.get_or_compile(spec).cubin, spec.entry)
-    if plan.shared_bytes > DEFAULT_SHARED_BYTES:
-        driver.allow_shared_memory(kernel, plan.shared_bytes)
-
-    def run() -> object:
-        driver.launch(stream, kernel, plan)
-        return operands, out, lse  # so that the closure keeps the arrays
-
-    return run
-
-
-def _sdpa(backend: str, causal: bool, q: Any, k: Any, v: Any) -> Run:
-    """PyTorch's SDPA, on the same memory and one backend alone."""
-    nn = import_torch().nn
-    only = getattr(nn.attention.SDPBackend, backend)
-    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-
-    def run() -> object:
-        with nn.attention.sdpa_kernel(only):
-            return nn.functional.scaled_dot_product_attention(*heads_first, is_causal=causal)
-
-    return run
-
-
-def _time_in_turn(contenders: dict[str, Run], repeats: int) -> dict[str, list[float]]:
+def _time_in_turn(contenders: Mapping[str, Run], repeats: int) -> dict[str, list[float]]:
     """Milliseconds of every repeat; in turn, so that the clock's drift reaches all contenders alike."""
     torch = import_torch()
     flush = torch.empty(FLUSH_BYTES, device="cuda", dtype=torch.int8)
