@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flashactor.kernels.append import AppendSpec, Pairs
 from flashactor.kernels.backward_spec import DkdvSpec
+from flashactor.kernels.sm80_fp8 import Fp8ForwardSpec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
 
@@ -54,7 +55,7 @@ _LOG = (Expectation("lg2", r"MUFU\.LG2", "the log-sum-exp is in base two until t
 _QUADS = (Expectation("shfl.bfly", r"SHFL\.BFLY", "lanes share what they know of a row"),)
 _WIDE_LOADS = (Expectation("16-byte loads", r"LDG\.E\.128", "rows are read in whole sectors"),)
 _WIDE_STORES = (Expectation("16-byte stores", r"STG\.E\.128", "results leave in whole sectors"),)
-_BYTES = (Expectation("8-byte stores", r"STG\.E\.64", "eight fp8 of a thread leave together"),)
+_BYTES = (Expectation("8-byte stores", r"STG\.E\.64", "what a thread has of a row leaves together"),)
 
 _PRODUCTS = {
     # sm_100a and sm_120a, too, run mma.sync as HMMA.
@@ -106,7 +107,6 @@ _FP8_PRODUCTS = (
 _FP8_ROUNDING = (
     Expectation("fp8 rounding", r"F2FP\.SATFINITE\.E4M3\..*", "P becomes e4m3, saturated"),
     Expectation("packed rounding", r"F2FP\.(BF16|F16)\.F32\.PACK_AB", "results become 16-bit two at a time"),
-    Expectation("8-byte stores", r"STG\.E\.64", "four elements of a row of out leave together"),
 )
 _KINDS = {
     "fwd": (*_ATTENTION, *_LOG, *_QUADS, *_WIDE_STORES),
@@ -149,6 +149,8 @@ def expectations(spec: KernelSpec) -> tuple[Expectation, ...]:
         rows += _PRODUCTS[spec.dtype]
     if spec.kind in _ROUND:
         rows += _ROUNDING[spec.dtype]
+    if isinstance(spec, Fp8ForwardSpec) and spec.tile.key_warps == 1:
+        rows += _BYTES
     if isinstance(spec, AppendSpec):
         rows += _WIDE_STORES if spec.fp8 is None else _BYTES
         rows += () if spec.pairs is Pairs.NONE else _ROUNDING[spec.dtype]

@@ -109,6 +109,7 @@ def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
             k=(n + 9, 7, 0, 2 * n + 1, 30),
             heads=(2, 1),
             mask=CAUSAL,
+            sink_tokens=3,  # visible already, and not to rows before them
         ),
         Shape(
             name="used lengths",
@@ -164,7 +165,14 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
         Shape(name="heads first", q=(5,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
         Shape(name="smaller heads", q=(2,), k=(2 * n - 3,), heads=(8, 2), unused=24, unused_v=16),
         Shape(name="steep softmax", q=(3,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
-        Shape(name="packed", q=(3, 0, 1, 1, 5), k=(n + 9, 7, 0, 2 * n + 1, 30), heads=(4, 2), mask=CAUSAL),
+        Shape(
+            name="packed",
+            q=(3, 0, 1, 1, 5),
+            k=(n + 9, 7, 0, 2 * n + 1, 2),
+            heads=(4, 2),
+            mask=CAUSAL,
+            sink_tokens=2,
+        ),
         Shape(
             name="used lengths",
             q=(7, 4, 9),
