@@ -64,8 +64,10 @@ def _compare(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Agreem
     except FlashAttnError as error:
         return Agreement(kind, str(case), {}, f"{type(error).__name__}: {error}")
     results = fetched(moved, names, library)
+    found = {name: difference(results[name], arrays[name].to_numpy()) for name in names}
+    strange = ", ".join(name for name, value in found.items() if np.isinf(value))
     return Agreement(
-        kind, str(case), {name: difference(results[name], arrays[name].to_numpy()) for name in names}
+        kind, str(case), found, f"NaN or infinity in one of both: {strange}" if strange else None
     )
 
 
@@ -74,4 +76,5 @@ def difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     with np.errstate(invalid="ignore"):
-        return float(np.nan_to_num(np.where(same, 0.0, np.abs(x - y)), nan=np.inf).max(initial=0.0))
+        found = np.where(same, 0.0, np.abs(x - y))
+    return float(np.where(np.isnan(found), np.inf, found).max(initial=0.0))
