@@ -65,7 +65,8 @@ def features_of(spec: KernelSpec) -> frozenset[str]:
 @functools.cache
 def feature_names() -> tuple[str, ...]:
     """Every feature that some kernel was compiled with."""
-    return tuple(sorted(frozenset().union(*map(features_of, all_specs(SmArch.SM80)))))
+    # sm_89 has kernels of every kind.
+    return tuple(sorted(frozenset().union(*map(features_of, all_specs(SmArch.SM89)))))
 
 
 def is_usual(spec: KernelSpec) -> bool:
