@@ -29,6 +29,7 @@ from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
 
 if TYPE_CHECKING:
+    from benchmarks.gpu_check.agreement import Agreement
     from benchmarks.gpu_check.correctness import Checked
     from benchmarks.gpu_check.libraries import ArrayLibrary
 
@@ -100,17 +101,22 @@ def run(console: Console, specs: Sequence[KernelSpec], *, quick: bool, command: 
         specs = covering_specs(specs)
     cases = covering_cases(specs) if quick else [case for spec in specs for case in cases_of(spec)]
     emulated = agreement.agreement_cases(specs)
+    checked: list[Checked] = []
+    compared: list[Agreement] = []
     graph, measured = None, None
-    with _progress(console) as bar, FlashAttnActor.start(executor="cuda") as actor:
-        _compile(bar, list(dict.fromkeys(case.spec for case in cases)))
-        checked = _shown(bar, "correctness", correctness.check_cases(actor, library, cases), len(cases))
-        burst = correctness.check_burst(actor, library, forward_spec(device_arch(), DType.F16, 64))
-        checked += _shown(bar, "burst", burst, correctness.BURST)
-        compared = _shown(bar, "emulator", agreement.compare(actor, library, emulated), len(emulated))
-        if library.name == "torch":
-            long = sdpa.sdpa_cases(specs)
-            checked += _shown(bar, "SDPA", sdpa.check_against_sdpa(actor, long, "cuda:0"), len(long))
-            graph, measured = _without_actor(bar, library, quick=quick)
+    try:
+        with _progress(console) as bar, FlashAttnActor.start(executor="cuda") as actor:
+            _compile(bar, list(dict.fromkeys(case.spec for case in cases)))
+            _show(bar, "correctness", correctness.check_cases(actor, library, cases), len(cases), checked)
+            burst = correctness.check_burst(actor, library, forward_spec(device_arch(), DType.F16, 64))
+            _show(bar, "burst", burst, correctness.BURST, checked)
+            _show(bar, "emulator", agreement.compare(actor, library, emulated), len(emulated), compared)
+            if library.name == "torch":
+                long = sdpa.sdpa_cases(specs)
+                _show(bar, "SDPA", sdpa.check_against_sdpa(actor, long, "cuda:0"), len(long), checked)
+                graph, measured = _without_actor(bar, library, quick=quick)
+    except correctness.LOST_DEVICE as error:  # what was found until then is worth a report
+        checked.append(correctness.Checked.failed("all that follows", error))
     date = datetime.now().astimezone().isoformat(timespec="seconds")
     return Report(date, command, machine.this_machine(), library.name, checked, graph, compared, measured)
 
@@ -141,16 +147,18 @@ def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tupl
         replayed = graph.check_graph(library, driver, kernels)
         attention = timing.measure(rows, ours.attention, repeats)
         found = Speed(
-            _shown(bar, "attention", attention, len(rows)),
-            _shown(bar, "decode", timing.measure(steps, ours.decode, repeats), len(steps)),
+            _show(bar, "attention", attention, len(rows), []),
+            _show(bar, "decode", timing.measure(steps, ours.decode, repeats), len(steps), []),
             timing.copy_bandwidth(ours.device, repeats),
         )
     return replayed, found
 
 
-def _shown(bar: Progress, title: str, items: Iterable[Item], total: int) -> list[Item]:
-    """Collect items while a bar counts them."""
-    return list(bar.track(items, total=total, description=title))
+def _show(bar: Progress, title: str, items: Iterable[Item], total: int, into: list[Item]) -> list[Item]:
+    """Collect items while a bar counts them; those that came before an error, too."""
+    for item in bar.track(items, total=total, description=title):
+        into.append(item)
+    return into
 
 
 def _progress(console: Console) -> Progress:

@@ -46,18 +46,9 @@ class Ours:
             eight_bit = (x.to(torch.float8_e4m3fn) for x in (q, k, v))
             fp8 = Fa2FwdFp8Request.from_arrays(*eight_bit, mask=mask)
             return {OURS: self._ready(fp8), BF16: self._ready(forward)}
-        if problem.direction is Pass.FORWARD:
-            ours = {OURS: self._ready(forward)}
-        else:
-            arrays = prepare(forward, self._driver, self._kernels)
-            arrays.run(self._driver, self._stream)
-            out, lse = (arrays.arrays[name].array for name in ("out", "lse"))
-            ours = {
-                name: self._ready(
-                    Fa2BwdRequest.from_arrays(dout, q, k, v, out, lse, mask=mask, deterministic=deterministic)
-                )
-                for name, deterministic in ((OURS, True), (FAST, False))
-            }
+        ours = {OURS: self._ready(forward)}
+        if problem.direction is Pass.BACKWARD:
+            ours = {OURS: self._backward(forward, dout, True), FAST: self._backward(forward, dout, False)}
         gradient = dout if problem.direction is Pass.BACKWARD else None
         theirs = {
             name: _sdpa(backend, problem.causal, (q, k, v), gradient) for name, backend in BACKENDS.items()
@@ -75,6 +66,20 @@ class Ours:
         lengths = torch.full((problem.batch,), problem.context, device=self.device, dtype=torch.int32)
         q = torch.randn(query, device=self.device, dtype=torch.bfloat16)
         return {OURS: self._ready(PagedAttentionRequest.from_arrays(q, k, v, table, lengths))}
+
+    def _backward(self, forward: Fa2FwdRequest, dout: Any, deterministic: bool) -> SetUp:
+        """The gradients of a forward pass, which runs before."""
+
+        def set_up() -> Run:
+            done = prepare(forward, self._driver, self._kernels)
+            done.run(self._driver, self._stream)
+            operands = [done.arrays[name].array for name in ("q", "k", "v", "out", "lse")]
+            request = Fa2BwdRequest.from_arrays(
+                dout, *operands, mask=forward.mask, deterministic=deterministic
+            )
+            return self._ready(request)()
+
+        return set_up
 
     def _ready(self, request: AttentionRequest) -> SetUp:
         """Launches the very plan that the actor would."""

@@ -14,7 +14,7 @@ from flashactor.check.case import Case
 from flashactor.check.judge import Verdict, judge
 from flashactor.check.oracle import expected_of
 from flashactor.check.shapes import CAUSAL, Shape
-from flashactor.errors import FlashAttnError
+from flashactor.errors import ContextPoisonedError, FlashAttnError
 from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.sm80 import ForwardSpec
 from flashactor.requests import AttentionRequest
@@ -25,6 +25,9 @@ TIMEOUT = 120.0
 
 BURST = 32
 """Requests that the burst check has in the actor at once."""
+
+LOST_DEVICE = (ContextPoisonedError, RuntimeError)
+"""What is raised when nothing runs on the device any more; RuntimeError is the libraries' word for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,19 @@ class Checked:
 
 
 def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: Iterable[Case]) -> Iterator[Checked]:
-    """Send each case and judge its answer; an error of the actor is a failed case."""
+    """Send each case and judge its answer; an error of the actor is a failed case.
+
+    Raises:
+        ContextPoisonedError, RuntimeError: after that failed case, where no other can run any more.
+    """
     for case in cases:
-        yield _check(actor, library, case)
+        try:
+            found, lost = _check(actor, library, case), None
+        except LOST_DEVICE as error:
+            found, lost = Checked.failed(str(case), error), error
+        yield found
+        if lost is not None:
+            raise lost
 
 
 def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: ForwardSpec) -> Iterator[Checked]:
@@ -97,6 +110,8 @@ def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
     moved = on_device(request, library)
     try:
         actor.ask(message(moved)).result(TIMEOUT)
+    except ContextPoisonedError:
+        raise
     except FlashAttnError as error:
         return Checked.failed(str(case), error)
     return Checked.of(str(case), judge(fetched(moved, expected, library), expected))

@@ -70,11 +70,18 @@ class Report:
 
     @property
     def failures(self) -> list[tuple[str, str]]:
-        """(title, problem) of every case that failed."""
+        """(title, problem) of every case that failed, and of every problem that we did not run."""
         everything: list[Checked | Agreement] = [*self.checked, *self.agreements]
         if self.graph is not None:
             everything.append(self.graph)
-        return [(each.title, each.problem) for each in everything if each.problem is not None]
+        found = [(each.title, each.problem) for each in everything if each.problem is not None]
+        if self.speed is not None:
+            measured: list[Measurement[Attention] | Measurement[Decode]]
+            measured = [*self.speed.attention, *self.speed.decode]
+            found += [
+                (str(each.problem), each.unavailable[OURS]) for each in measured if OURS in each.unavailable
+            ]
+        return found
 
     @property
     def stem(self) -> str:

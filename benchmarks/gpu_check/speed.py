@@ -61,6 +61,9 @@ class Attention:
         full = products * 2 * self.batch * self.heads * self.seqlen**2 * self.head_dim
         return full // 2 if self.causal else full
 
+    def __str__(self) -> str:
+        return f"speed of {self.direction.value}, d={self.head_dim} {self.mask}, seqlen {self.seqlen}"
+
 
 @dataclass(frozen=True, slots=True)
 class Decode:
@@ -81,6 +84,9 @@ class Decode:
     def bytes(self) -> int:
         """Bytes that must be read: keys and values. Queries and outputs are less than a thousandth."""
         return 2 * self.batch * self.context * self.heads_kv * self.head_dim * 2
+
+    def __str__(self) -> str:
+        return f"speed of decoding, context {self.context}"
 
 
 def attention_problems(direction: Pass, *, quick: bool) -> list[Attention]:

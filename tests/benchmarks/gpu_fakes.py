@@ -24,13 +24,12 @@ SPEED = Speed(
         ),
         Measurement.of(Attention(Pass.BACKWARD, 64, False, 1024), {OURS: [2.0]}),
     ],
-    [Measurement.of(Decode(4096), {OURS: [0.5]}), Measurement.of(Decode(8192), {}, {OURS: "no kernel"})],
+    [Measurement.of(Decode(4096), {OURS: [0.5]})],
     4000.0,
 )
 AGREEMENTS = [
     Agreement("fwd", "a", {"out": 0.0, "lse": 0.0}),
     Agreement("fwd", "b", {"out": 0.25, "lse": 0.0}),
-    Agreement("merge", "c", {}, "LaunchError: launch"),
 ]
 
 
@@ -48,7 +47,7 @@ def a_report(*, problem=None, graph=None):
         "torch",
         checked,
         Checked("graph", 0.3, 1e-6, graph),
-        AGREEMENTS[:2],
+        AGREEMENTS,
         SPEED,
     )
 

@@ -13,8 +13,9 @@ from benchmarks.gpu_check import agreement, correctness, graph, libraries, machi
 from benchmarks.gpu_check.libraries import TorchArrays
 from benchmarks.gpu_check.speed import OURS
 from flashactor import DType, service
-from flashactor.errors import DeviceUnavailableError
+from flashactor.errors import ContextPoisonedError, DeviceUnavailableError
 from flashactor.executors import cuda_driver, select
+from flashactor.executors.mock import MockExecutor
 from flashactor.executors.reference import ReferenceExecutor, compute
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_spec
@@ -130,6 +131,21 @@ def test_a_whole_quick_run(host_device, monkeypatch):
     assert found.graph is replayed
     assert len(found.speed.attention) == 3 * 2 * 2
     assert len(found.speed.decode) == 2
+
+
+def test_a_lost_device_ends_the_run_with_a_report(host_device, monkeypatch):
+    def script(work):
+        raise ContextPoisonedError("context", "CUDA_ERROR_ILLEGAL_ADDRESS", "a sound one", "start anew")
+
+    monkeypatch.setitem(select.EXECUTORS, "cuda", lambda options: MockExecutor(script=script, arch=ARCH))
+    console = gpu_check.Console(quiet=True)
+    found = gpu_check.run(console, [merge_spec(ARCH, DType.BF16)], quick=False, command="")
+    assert [title for title, _ in found.failures] == [
+        "common.merge.bf16.sm_90a: whole rows",
+        "all that follows",
+    ]
+    assert all("CUDA_ERROR_ILLEGAL_ADDRESS" in problem for _, problem in found.failures)
+    assert (found.graph, found.speed) == (None, None)
 
 
 class _Side:

@@ -1,14 +1,16 @@
 """The report of the GPU check: as JSON, as a page, and in files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from gpu_fakes import a_report
 
 from benchmarks.gpu_check import machine
+from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.page import attention_table, markdown
-from benchmarks.gpu_check.report import SCHEMA, Report, document
-from benchmarks.gpu_check.speed import OURS
+from benchmarks.gpu_check.report import SCHEMA, Report, Speed, document
+from benchmarks.gpu_check.speed import OURS, Decode, Measurement
 from flashactor import SmArch
 
 
@@ -16,7 +18,7 @@ def test_the_json_form_is_complete_and_plain():
     data = document(a_report(problem="out[0] is nan"))
     assert json.loads(json.dumps(data)) == data
     forward, backward = data.pop("attention")
-    step, missing = data.pop("decode")
+    (step,) = data.pop("decode")
     assert data == {
         "schema": SCHEMA,
         "date": "2026-11-21T06:00:00+00:00",
@@ -59,8 +61,6 @@ def test_the_json_form_is_complete_and_plain():
     }
     assert (backward["pass"], backward["ratio"]) == ("backward", {})
     assert step["share_of_copy"] == pytest.approx(step["gb_per_s"] / 4000.0) == pytest.approx(0.537, abs=1e-3)
-    assert (missing["gb_per_s"], missing["share_of_copy"]) == (None, None)
-    assert missing["unavailable"] == {OURS: "no kernel"}
 
 
 def test_the_page_says_it_all():
@@ -79,7 +79,6 @@ def test_the_page_says_it_all():
         "## Backward, batch",
         "share of the 4000 GB/s of a copy",
         "| 4096 | 64 | 0.500 | 2147 | 0.54 |",
-        "| 8192 | 32 | - | - | - |",
     ):
         assert part in page
     assert "FAILED" not in markdown(document(a_report()))
@@ -89,6 +88,24 @@ def test_a_graph_that_is_wrong_is_a_failure():
     report = a_report(graph="out[0] is 0.5")
     assert report.failures == [("graph", "out[0] is 0.5")]
     assert "does NOT replay correctly" in markdown(document(report))
+
+
+def test_what_we_could_not_run_is_a_failure_with_dashes():
+    report = replace(
+        a_report(), speed=Speed([], [Measurement.of(Decode(8192), {}, {OURS: "no kernel"})], 4e3)
+    )
+    data = document(report)
+    assert report.failures == [("speed of decoding, context 8192", "no kernel")]
+    assert (data["decode"][0]["gb_per_s"], data["decode"][0]["share_of_copy"]) == (None, None)
+    assert "| 8192 | 32 | - | - | - |" in markdown(data)
+
+
+def test_a_comparison_that_failed_is_a_failure():
+    report = replace(a_report(), agreements=[Agreement("merge", "c", {}, "LaunchError: launch")])
+    assert report.failures == [("c", "LaunchError: launch")]
+    assert document(report)["emulator"] == [
+        {"kind": "merge", "cases": 0, "equal": 0, "largest_difference": {}}
+    ]
 
 
 def test_a_report_without_torch_has_no_figures():
