@@ -123,7 +123,7 @@ def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
                 found.append(spec)
     if found:
         return found
-    if tags.keys().isdisjoint(dtype.tag for dtype in options.dtype):
+    if options.dtype and tags.keys().isdisjoint(dtype.tag for dtype in options.dtype):
         wanted = ", ".join(dtype.tag for dtype in options.dtype)
         raise common.reject("--dtype", wanted, f"a type that has kernels: {', '.join(tags)}", "pick one")
     raise common.reject(

@@ -13,7 +13,7 @@ from flashactor.check.findings import Finding
 from flashactor.check.report import Halves, KernelReport, check_kernel
 from flashactor.cli import check as command
 from flashactor.cli.selection import feature_names, features_of, matching_specs
-from flashactor.errors import CompileError
+from flashactor.errors import CompileError, RequestError
 from flashactor.kernels.backward_spec import backward_specs
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.sm80 import forward_spec, padded_head_dims
@@ -192,12 +192,20 @@ def select(**options):
 
 
 def test_features_add_up():
-    every = list(all_specs(SmArch.SM80))
-    assert select() == every
-    assert select(feature=["fwd", "combine"]) == [s for s in every if s.kind in ("fwd", "combine")]
+    every = list(all_specs(SmArch.SM89))  # has kernels of every kind
+    arch = {"arch": [SmArch.SM89]}
+    assert select(**arch) == every
+    kinds = ("fwd", "combine")
+    found = select(**arch, feature=["fwd", "combine"])
+    assert found == [spec for spec in every if spec.kind.partition("_")[0] in kinds]
     for feature in feature_names():
-        found = select(feature=[feature])
+        found = select(**arch, feature=[feature])
         assert found == [spec for spec in every if feature in features_of(spec)] != []
+
+
+def test_a_feature_that_an_architecture_lacks_is_refused():
+    with pytest.raises(RequestError, match="--feature"):
+        select(arch=[SmArch.SM80], feature=["fwd_fp8"])
 
 
 def test_the_first_word_of_a_kind_is_a_feature(monkeypatch):
