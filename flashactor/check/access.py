@@ -37,7 +37,7 @@ WASTE = (
     Waste(
         "common/combine.cu",
         "global",
-        "ld.global.v4.f32",
+        "ld.global.nc.v4.f32",
         2,
         "both halves of a sector, one load after the other: L1 serves the second",
     ),

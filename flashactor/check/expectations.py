@@ -53,7 +53,7 @@ _TILES = (
 _SOFTMAX = (Expectation("ex2", r"MUFU\.EX2", "the softmax is in powers of two"),)
 _LOG = (Expectation("lg2", r"MUFU\.LG2", "the log-sum-exp is in base two until the end"),)
 _QUADS = (Expectation("shfl.bfly", r"SHFL\.BFLY", "lanes share what they know of a row"),)
-_WIDE_LOADS = (Expectation("16-byte loads", r"LDG\.E\.128", "rows are read in whole sectors"),)
+_WIDE_LOADS = (Expectation("16-byte loads", r"LDG\.E\.128(\.CONSTANT)?", "rows are read in whole sectors"),)
 _WIDE_STORES = (Expectation("16-byte stores", r"STG\.E\.128", "results leave in whole sectors"),)
 _BYTES = (Expectation("8-byte stores", r"STG\.E\.64", "what a thread has of a row leaves together"),)
 
