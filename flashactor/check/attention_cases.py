@@ -20,6 +20,7 @@ from flashactor.check.values import (
     rows_of,
     score_options,
     sequences,
+    sink_logits,
     unwritten_outputs,
 )
 from flashactor.kernels.combine import CombineSpec
@@ -90,7 +91,7 @@ def forward_request(spec: ForwardSpec, shape: Shape, index: int) -> AttentionReq
         ),
     }
     if shape.learned_sinks:
-        options["sink_logits"] = rng.standard_normal(heads_q).astype(np.float32)
+        options["sink_logits"] = sink_logits(rng, heads_q)
     if spec.paged:
         offsets = offsets_of(shape.q) if packed else None
         caches = _paged_caches(spec, shape, index, rng, head_dims)

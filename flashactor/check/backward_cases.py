@@ -13,7 +13,15 @@ from flashactor.check.case import Case
 from flashactor.check.layouts import MIXED, UNWRITTEN, Layout, placed
 from flashactor.check.oracle import expected_of
 from flashactor.check.shapes import Shape, shapes_of
-from flashactor.check.values import int32, offsets_of, rows_of, score_options, sequences, unwritten_outputs
+from flashactor.check.values import (
+    int32,
+    offsets_of,
+    rows_of,
+    score_options,
+    sequences,
+    sink_logits,
+    unwritten_outputs,
+)
 from flashactor.kernels.backward_spec import (
     STAT_ROWS,
     ConvertSpec,
@@ -107,7 +115,7 @@ def backward_request(problem: Problem, shape: Shape, index: int) -> Fa2BwdReques
         **score_options(rng, problem.scores, index, batch=len(shape.q), heads=heads_q),
     }
     if shape.learned_sinks:
-        options["sink_logits"] = rng.standard_normal(heads_q).astype(np.float32)
+        options["sink_logits"] = sink_logits(rng, heads_q)
     lengths: dict[str, Any] = {}
     if packed:
         lengths = {

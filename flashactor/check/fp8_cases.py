@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flashactor.check.case import Case
 from flashactor.check.layouts import MIXED
 from flashactor.check.shapes import Shape, shapes_of
-from flashactor.check.values import descales, score_options, sequences, unwritten_outputs
+from flashactor.check.values import descales, score_options, sequences, sink_logits, unwritten_outputs
 from flashactor.kernels.sm80_fp8 import ROW_ELEMENTS, Fp8ForwardSpec
 from flashactor.requests import Fa2FwdFp8Request
 from flashactor.types import DType
@@ -56,7 +56,7 @@ def fp8_request(spec: Fp8ForwardSpec, shape: Shape, index: int) -> Fa2FwdFp8Requ
         ),
     }
     if shape.learned_sinks:
-        options["sink_logits"] = rng.standard_normal(heads_q).astype(np.float32)
+        options["sink_logits"] = sink_logits(rng, heads_q)
     return Fa2FwdFp8Request.from_arrays(
         make(shape.q, heads_q, head_dim, spec.dtype, layout=q_layout, std=shape.std),
         make(shape.k, heads_kv, head_dim, spec.k_dtype, layout=k_layout, std=shape.std),

@@ -80,7 +80,8 @@ def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
         Shape(name="one key head", q=(m // 4 + 5,), k=(2 * n - 1,), heads=(6, 1)),
         # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
         Shape(name="one key", q=(m + 1,), k=(1,), std=8.0),
-        Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=MaskKind.sliding(n // 2, 7)),
+        # The right end of the first row lies behind the last key: some blocks are cut on the left alone.
+        Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=MaskKind.sliding(n // 2, 2 * n)),
         Shape(
             name="window and sinks",
             q=(half,),
@@ -90,18 +91,18 @@ def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
             sink_tokens=5,
             learned_sinks=True,
         ),
-        # The window hides neither end of the sinks, which reach into a second block.
+        # Sinks reach into a second block, and to the first queries lie ahead of the window.
         Shape(
             name="sinks ahead",
             q=(m + 33,),
-            k=(4 * n + 9,),
+            k=(2 * n + 9,),
             heads=(1, 1),
-            mask=MaskKind.sliding(n // 2, 3),
+            mask=MaskKind.sliding(n // 4, 3),
             sink_tokens=n + 6,
         ),
         Shape(name="mixed strides", q=(m + 5,) * 2, k=(n + 3,) * 2, layouts=MIXED, mask=CAUSAL),
         Shape(name="heads first", q=(m + 9,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
-        Shape(name="smaller heads", q=(m - 7,), k=(2 * n - 3,), unused=24, unused_v=16),
+        Shape(name="smaller heads", q=(m - 7,), k=(2 * n - 3,), unused=24, unused_v=16, layouts=MIXED),
         Shape(name="steep softmax", q=(m,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
         Shape(
             name="packed",
@@ -156,14 +157,16 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
         ),
         Shape(
             name="sinks ahead",
-            q=(5,),
-            k=(5 * n + 9,),
-            mask=MaskKind.sliding(n // 2, 3),
+            q=(16,),
+            k=(n + 8,),
+            mask=MaskKind.sliding(n // 4, 3),
             sink_tokens=n + 6,
         ),
         Shape(name="mixed strides", q=(3,) * 2, k=(n + 3,) * 2, heads=(4, 2), layouts=MIXED, mask=CAUSAL),
         Shape(name="heads first", q=(5,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
-        Shape(name="smaller heads", q=(2,), k=(2 * n - 3,), heads=(8, 2), unused=24, unused_v=16),
+        Shape(
+            name="smaller heads", q=(2,), k=(2 * n - 3,), heads=(8, 2), unused=24, unused_v=16, layouts=MIXED
+        ),
         Shape(name="steep softmax", q=(3,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
         Shape(
             name="packed",

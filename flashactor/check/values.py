@@ -69,6 +69,11 @@ def score_options(
     return options
 
 
+def sink_logits(rng: np.random.Generator, heads: int) -> NDArray[np.float32]:
+    """Learned sinks that take a good part of the softmax of some hundred keys."""
+    return rng.uniform(3.0, 6.0, heads).astype(np.float32)
+
+
 def descales(rng: np.random.Generator, index: int, heads_kv: int) -> dict[str, Any]:
     """k_scale and v_scale, each in another of its three forms for each index."""
 
