@@ -177,7 +177,11 @@ DECODE_TILES = (
 """At most DECODE_ROWS packed rows of queries."""
 
 FP8_KV_DECODE_TILES = (
-    *(row for row in DECODE_TILES if row.head_dim < 256),
+    TileChoice(32, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
+    TileChoice(64, _ALL, Tile(16, 64, 4, 4), "128 keys spill"),
+    TileChoice(96, _ALL, Tile(16, 64, 4, 4), "as many bytes in flight as with 64 and 128 keys"),
+    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "52 KB: one to four blocks an SM"),
+    TileChoice(192, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
     TileChoice(256, _ALL, Tile(16, 32, 2, 2), "room for keys and values in 8 bits beside those in 16"),
 )
 """At most DECODE_ROWS packed rows of queries, keys and values in fp8."""
