@@ -87,7 +87,7 @@ class PagedAttentionRequest(CachedKvRequest):
     def __post_init__(self) -> None:
         require_type("cache", self.cache, PagedKvCache)
         checks.require_batch(self.num_seqs)
-        checks.require_batch(self.q_tokens_per_seq)
+        checks.require_positive("q_tokens_per_seq", self.q_tokens_per_seq)
         if self.cache.head_dim != self.head_dim:
             raise PagedHeadDimMismatchError(
                 field="head_dim",

@@ -240,7 +240,7 @@ def test_paged_request():
     assert request.kernel_name() == "flashactor::fa3::fwd<bf16, 128, causal>_paged_gqa8"
     with pytest.raises(EmptyBatchError):
         PagedAttentionRequest(**CELL, cache=CACHE, num_seqs=0)
-    with pytest.raises(EmptyBatchError):
+    with pytest.raises(ZeroSeqlenError, match="q_tokens_per_seq"):
         PagedAttentionRequest(**CELL, cache=CACHE, num_seqs=1, q_tokens_per_seq=0)
     with pytest.raises(PagedHeadDimMismatchError, match="128, the cache's"):
         PagedAttentionRequest(SmArch.SM90A, DType.BF16, 64, cache=CACHE, num_seqs=1)
