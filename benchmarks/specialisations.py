@@ -44,9 +44,9 @@ def main() -> None:
             spec.label: _facts(kernel) for spec, kernel in zip(specs, compiled, strict=True)
         }
         rows += _rows(arch, specs, compiled)
-        print(*rows[-4:], sep="\n", flush=True)
-    notes = f"{options.jobs} compile at a time; compile times are wall clock inside NVRTC."
-    print(write("specialisations", {"kernels": results}, rows, notes).read_text())
+        notes = f"{options.jobs} compile at a time; compile times are wall clock inside NVRTC."
+        page = write("specialisations", {"kernels": results}, rows, notes)  # anew after each architecture
+    print(page.read_text())
 
 
 def _facts(kernel: CompiledKernel) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _rows(
         (f"{arch.target}: kernels ({kinds})", str(len(specs)), f"under {MOST_KERNELS} without fp8 products"),
         (
             f"{arch.target}: that spill, or that ptxas has something to say of",
-            f"{len(spilling)}, {talking}",
+            f"{len(spilling)}, {talking}" + "".join(f", `{label}`" for label in spilling),
             "0",
         ),
         (f"{arch.target}: compile time, median", f"{median(taken):.2f} s", f"{MEDIAN_GOAL} s"),

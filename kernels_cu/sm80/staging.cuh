@@ -30,7 +30,7 @@ struct Staging {
 
   template <bool Bf16, int Rows>
   static __device__ __forceinline__ void expand(u32 tile, u32 staged, bool e5m2) {
-#pragma unroll 2
+#pragma unroll 1  // two chunks at once spill
     for (int item = threadIdx.x; item < Rows * kChunks; item += Threads) {
       const int row = item / kChunks;
       const int chunk = item % kChunks * 2;
