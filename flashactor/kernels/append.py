@@ -9,7 +9,7 @@ from itertools import product
 from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
-from flashactor.kernels.problem import contiguous, row_strides
+from flashactor.kernels.problem import contiguous, page_values, row_strides, scale_values
 from flashactor.kernels.spec import KernelSpec, flag
 from flashactor.requests.operands import KvLayout, PageTable, Rotary
 from flashactor.types import DType, SmArch
@@ -185,10 +185,10 @@ def append_launch(
         **row_strides("v", v),
         **row_strides("k_cache", k_cache, heads_first=hnd),
         **row_strides("v_cache", v_cache, heads_first=hnd),
-        **_scale_values("k", k_scale),
-        **_scale_values("v", v_scale),
+        **scale_values("k", k_scale),
+        **scale_values("v", v_scale),
         **_query_values(q, rotary),
-        **_page_values(k_cache, pages, guard),
+        **page_values(k_cache, pages, guard=guard),
         "rows": rows,
         "tokens": tokens,
         "heads_q": heads_q,
@@ -223,24 +223,3 @@ def _query_values(q: ArrayView | None, rotary: Rotary | None) -> dict[str, Value
         "rotary_dim": 2 * rotary.cos.shape[1],
         "rotary_float": int(rotary.cos.dtype == "float32"),
     }
-
-
-def _page_values(k_cache: ArrayView, pages: PageTable | None, guard: bool) -> dict[str, Value]:
-    if pages is None:
-        return dict.fromkeys(("page_table", "page_table_stride", "page_shift", "num_pages", "table_pages"), 0)
-    page_size = k_cache.shape[2 if pages.layout is KvLayout.HND else 1]
-    return {
-        "page_table": contiguous({"page_table": pages.page_table}, "page_table"),
-        "page_table_stride": pages.page_table.strides[0],
-        "page_shift": page_size.bit_length() - 1,
-        "num_pages": k_cache.shape[0] if guard else 0,
-        "table_pages": pages.page_table.shape[1],
-    }
-
-
-def _scale_values(name: str, scale: float | ArrayView) -> dict[str, Value]:
-    """A descale: a number of the host times an element of an array, if there is one."""
-    if not isinstance(scale, ArrayView):
-        return {f"{name}_scale": 0, f"{name}_scale_stride": 0, f"{name}_descale": scale}
-    stride = scale.strides[0] if scale.size > 1 else 0
-    return {f"{name}_scale": scale.pointer, f"{name}_scale_stride": stride, f"{name}_descale": 1.0}

@@ -3,20 +3,20 @@ functions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flashactor.arrays import ArrayView
 from flashactor.kernels.combine import combine_launch, combine_spec
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import FWD_PARAMS, Value
 from flashactor.kernels.problem import (
     Arrays,
     Extent,
-    contiguous,
     extent_of,
     lse_strides,
+    page_values,
     problem_values,
     row_strides,
+    scale_values,
     scores_of,
 )
 from flashactor.kernels.sm80 import (
@@ -195,7 +195,7 @@ def _values(
     request: AttentionRequest, shape: ForwardShape, arrays: Arrays, addresses: dict[str, int]
 ) -> dict[str, Value]:
     extent = shape.extent
-    pages = page_table_of(request)
+    pages = _pages_of(request, arrays)
     hnd = pages is not None and pages.layout is KvLayout.HND
     multiplier, shift = division(shape.pack)
     rows = extent.rows if extent.packed else extent.seqlen_q
@@ -204,15 +204,12 @@ def _values(
         **{name: arrays[name].pointer for name in ("q", "k", "v", "out", "lse")},
         "partial_out": addresses.get("partial_out", 0),
         "partial_lse": addresses.get("partial_lse", 0),
-        "page_table": contiguous(arrays, "page_table"),
         **row_strides("q", arrays["q"]),
         **row_strides("k", arrays["k"], heads_first=hnd),
         **row_strides("v", arrays["v"], heads_first=hnd),
         **row_strides("out", arrays["out"]),
         **lse_strides(arrays["lse"]),
-        "table_pages": arrays["page_table"].shape[1] if "page_table" in arrays else 0,
-        "reserved_fwd": 0,
-        "page_table_stride": arrays["page_table"].strides[0] if "page_table" in arrays else 0,
+        **page_values(arrays["k"], pages, guard=isinstance(request, CachedKvRequest) and request.guard),
         "partial_rows": extent.rows * extent.heads_q,
         "partial_stride_batch": 0 if extent.packed else extent.heads_q * rows,
         "partial_stride_head": rows,
@@ -222,41 +219,24 @@ def _values(
         "pack_shift": shift,
         "num_splits": shape.num_splits,
         "blocks_per_split": shape.blocks_per_split,
-        "page_shift": page_shift(arrays["k"], hnd) if pages is not None else 0,
-        "num_pages": arrays["k"].shape[0] if pages is not None and _guarded(request) else 0,
         "kv_e5m2": int(arrays["k"].dtype == DType.F8E5M2.numpy_name),
         "out_bf16": int(_out_dtype(request) is DType.BF16),
+        "reserved_fwd": 0,
     }
     for name in ("q", "k", "v"):
-        values |= scale_values(name, getattr(request, f"{name}_scale", 1.0), arrays)
+        field = f"{name}_scale"
+        values |= scale_values(name, arrays.get(field, getattr(request, field, 1.0)))
     return values
 
 
-def page_table_of(request: AttentionRequest) -> PageTable | None:
-    """The pages of a request's keys, if they lie in pages."""
+def _pages_of(request: AttentionRequest, arrays: Arrays) -> PageTable | None:
+    """The pages of a request's keys, if they lie in pages, with the table that kernels read."""
+    pages = None
     if isinstance(request, PagedAttentionRequest):
-        return request.pages
-    if isinstance(request, ChunkedPrefillRequest) and request.append is not None:
-        return request.append.pages
-    return None
-
-
-def page_shift(pool: ArrayView, heads_first: bool) -> int:
-    """log2 of the keys of a page."""
-    return (pool.shape[2 if heads_first else 1]).bit_length() - 1
-
-
-def _guarded(request: AttentionRequest) -> bool:
-    return isinstance(request, CachedKvRequest) and request.guard
-
-
-def scale_values(name: str, scale: float | ArrayView, arrays: Arrays) -> dict[str, Value]:
-    """The three fields of a tensor's descale: a number of the host times an array's elements, if there is
-    one."""
-    pointer = contiguous(arrays, f"{name}_scale")
-    per_head = isinstance(scale, ArrayView) and scale.size > 1
-    number = 1.0 if isinstance(scale, ArrayView) else scale
-    return {f"{name}_scale": pointer, f"{name}_scale_stride": int(per_head), f"{name}_descale": number}
+        pages = request.pages
+    elif isinstance(request, ChunkedPrefillRequest) and request.append is not None:
+        pages = request.append.pages
+    return pages and replace(pages, page_table=arrays["page_table"])
 
 
 def division(divisor: int) -> tuple[int, int]:

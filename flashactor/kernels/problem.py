@@ -17,6 +17,7 @@ from flashactor.requests import (
     VarlenBwdRequest,
     VarlenFwdRequest,
 )
+from flashactor.requests.operands import KvLayout, PageTable
 from flashactor.types import PositionBias
 
 UNLIMITED = 0x3FFFFFFF
@@ -160,3 +161,35 @@ def lse_strides(view: ArrayView, name: str = "lse") -> dict[str, Value]:
     """The stride fields of ``[batch, head, row]``, or of packed ``[head, row]``."""
     batch, head, row = view.strides if len(view.shape) == 3 else (0, *view.strides)
     return {f"{name}_stride_batch": batch, f"{name}_stride_head": head, f"{name}_stride_row": row}
+
+
+def page_values(pool: ArrayView, pages: PageTable | None, *, guard: bool) -> dict[str, Value]:
+    """The fields of a paged cache, all 0 where keys do not lie in pages.
+
+    Args:
+        pool: the keys' cache, in the layout that ``pages`` names.
+        pages: where the pages are.
+        guard: whether a page is left out that is not in the pool.
+
+    Raises:
+        OperandError: a page table whose rows are not contiguous.
+    """
+    if pages is None:
+        return dict.fromkeys(("page_table", "page_table_stride", "page_shift", "num_pages", "table_pages"), 0)
+    page_size = pool.shape[2 if pages.layout is KvLayout.HND else 1]
+    return {
+        "page_table": contiguous({"page_table": pages.page_table}, "page_table"),
+        "page_table_stride": pages.page_table.strides[0],
+        "page_shift": page_size.bit_length() - 1,
+        "num_pages": pool.shape[0] if guard else 0,
+        "table_pages": pages.page_table.shape[1],
+    }
+
+
+def scale_values(name: str, scale: float | ArrayView) -> dict[str, Value]:
+    """The fields of a tensor's descale: a number of the host, or an array ``[1]`` or ``[heads]``, strided or
+    not."""
+    if not isinstance(scale, ArrayView):
+        return {f"{name}_scale": 0, f"{name}_scale_stride": 0, f"{name}_descale": scale}
+    stride = scale.strides[0] if scale.size > 1 else 0
+    return {f"{name}_scale": scale.pointer, f"{name}_scale_stride": stride, f"{name}_descale": 1.0}

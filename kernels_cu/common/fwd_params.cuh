@@ -56,7 +56,7 @@ struct FwdParams {
   int page_shift;        // log2 of the keys of a page
   int num_pages;         // pages of the pool if others in the table are to read as zeros, else 0
   int table_pages;       // of a row of the table
-  int q_scale_stride;    // 1 for a scale for each head, else 0
+  int q_scale_stride;    // between heads; 0 where one scale serves all of them
   int k_scale_stride;
   int v_scale_stride;
   int kv_e5m2;           // whether 8-bit keys and values are e5m2 rather than e4m3

@@ -274,6 +274,9 @@ def test_an_fp8_cache(dtype):
     assert p["kv_e5m2"] == (dtype is DType.F8E5M2)
     whole = values_of(paged(kv_dtype=dtype.numpy_name, k_scale=view((1,), 0x8000, "float32")))
     assert (whole["k_scale"], whole["k_scale_stride"]) == (0x8000, 0)
+    strided = view((2,), 0x8000, "float32", strides=(5,))
+    p = values_of(paged(kv_dtype=dtype.numpy_name, v_scale=strided))
+    assert (p["v_scale"], p["v_scale_stride"], p["v_descale"]) == (0x8000, 5, 1.0)
 
 
 def test_partial_results_lie_in_the_workspace():
