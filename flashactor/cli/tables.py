@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashactor.kernels.backward_spec import DKDV_TILES, DQ_TILES, BackwardTile, backward_specs
+from flashactor.kernels.backward_spec import backward_specs
+from flashactor.kernels.backward_tiles import DKDV_TILES, DQ_TILES, BackwardTile
 from flashactor.kernels.select import IMPLEMENTATIONS
 from flashactor.kernels.sm80 import FAMILY, TILE_TABLES, ForwardSpec, TileChoice
 from flashactor.kernels.sm80_fp8 import (
@@ -168,10 +169,10 @@ def _fp8_row(kernel: str, row: TileChoice) -> str:
 
 
 def _backward_row(kernel: str, row: BackwardTile, kind: str) -> str:
-    head_dim = max(row.head_dims)
+    head_dim = row.head_dim
     specs = backward_specs(row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, deterministic=True)
     shared = max(spec.shared_bytes for spec in specs.all if spec.kind == kind)
-    return _tile_row(kernel, ", ".join(map(str, row.head_dims)), row, shared)
+    return _tile_row(kernel, str(head_dim), row, shared)
 
 
 def _tile_row(kernel: str, head_dims: str, row: TileChoice | BackwardTile, shared: int) -> str:

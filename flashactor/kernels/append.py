@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
+from typing import ClassVar
 
 from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
@@ -66,28 +67,16 @@ class AppendSpec(KernelSpec):
         pairs: what is turned together.
     """
 
+    kind: ClassVar[str] = "append"
+    source: ClassVar[str] = "common/append.cu"
+    entry: ClassVar[str] = "flash_append"
+
     fp8: DType | None
     pairs: Pairs
 
     @property
-    def kind(self) -> str:
-        return "append"
-
-    @property
-    def source(self) -> str:
-        return "common/append.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_append"
-
-    @property
     def threads(self) -> int:
         return THREADS
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
@@ -101,18 +90,10 @@ class AppendSpec(KernelSpec):
         )
 
     @property
-    def head_dims(self) -> tuple[int, ...]:
-        return ()
-
-    @property
     def features(self) -> tuple[str, ...]:
         cache = () if self.fp8 is None else (self.fp8.tag,)
         rotary = {Pairs.NONE: (), Pairs.HALVES: ("rotary",), Pairs.INTERLEAVED: ("rotary_interleaved",)}
         return ("append", *cache, *rotary[self.pairs])
-
-    @property
-    def tile_name(self) -> str:
-        return ""
 
 
 def append_spec(

@@ -1,13 +1,15 @@
-"""The mma.sync family's backward kernels: which specialisations, with which tiles."""
+"""The mma.sync family's backward kernels: which specialisations there are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 from itertools import product
+from typing import ClassVar
 
 from flashactor.kernels.backward_params import BWD_PARAMS, REDUCE_PARAMS
-from flashactor.kernels.sm80 import DTYPES, FAMILY, HEAD_DIMS
+from flashactor.kernels.backward_tiles import BLACKWELL, DKDV_TILES, DQ_TILES, tile_row
+from flashactor.kernels.sm80 import DTYPES, FAMILY, HEAD_DIMS, padded_head_dims
 from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
 from flashactor.types import DType, SmArch
 
@@ -38,25 +40,13 @@ class DkdvOutputs(Enum):
 class PreprocessSpec(KernelSpec):
     """A specialisation of sm80/bwd_preprocess.cu."""
 
-    @property
-    def kind(self) -> str:
-        return "bwd_preprocess"
-
-    @property
-    def source(self) -> str:
-        return "sm80/bwd_preprocess.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_bwd_preprocess_sm80"
+    kind: ClassVar[str] = "bwd_preprocess"
+    source: ClassVar[str] = "sm80/bwd_preprocess.cu"
+    entry: ClassVar[str] = "flash_bwd_preprocess_sm80"
 
     @property
     def threads(self) -> int:
         return PREPROCESS_WARPS * 32
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
@@ -67,42 +57,18 @@ class PreprocessSpec(KernelSpec):
             ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
         )
 
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (self.kind,)
-
-    @property
-    def tile_name(self) -> str:
-        return ""
-
 
 @dataclass(frozen=True, slots=True)
 class ReduceSpec(KernelSpec):
     """sm80/bwd_reduce.cu, which sums float32 whatever the request's type is."""
 
-    @property
-    def kind(self) -> str:
-        return "bwd_reduce"
-
-    @property
-    def source(self) -> str:
-        return "sm80/bwd_reduce.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_bwd_reduce_sm80"
+    kind: ClassVar[str] = "bwd_reduce"
+    source: ClassVar[str] = "sm80/bwd_reduce.cu"
+    entry: ClassVar[str] = "flash_bwd_reduce_sm80"
 
     @property
     def threads(self) -> int:
         return REDUCE_WARPS * 32
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
@@ -114,18 +80,6 @@ class ReduceSpec(KernelSpec):
             ("FA_PARAMS_BYTES", str(REDUCE_PARAMS.size)),
         )
 
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (self.kind,)
-
-    @property
-    def tile_name(self) -> str:
-        return ""
-
 
 @dataclass(frozen=True, slots=True)
 class ConvertSpec(KernelSpec):
@@ -135,19 +89,11 @@ class ConvertSpec(KernelSpec):
         head_dim: padded head_dim of the kernel that accumulates dq.
     """
 
+    kind: ClassVar[str] = "bwd_convert"
+    source: ClassVar[str] = "sm80/bwd_convert.cu"
+    entry: ClassVar[str] = "flash_bwd_convert_sm80"
+
     head_dim: int
-
-    @property
-    def kind(self) -> str:
-        return "bwd_convert"
-
-    @property
-    def source(self) -> str:
-        return "sm80/bwd_convert.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_bwd_convert_sm80"
 
     @property
     def threads(self) -> int:
@@ -179,10 +125,6 @@ class ConvertSpec(KernelSpec):
         return self.head_dim, self.head_dim
 
     @property
-    def features(self) -> tuple[str, ...]:
-        return (self.kind,)
-
-    @property
     def tile_name(self) -> str:
         return f"{self.tile.m}w{CONVERT_WARPS}"
 
@@ -198,23 +140,15 @@ class DqSpec(KernelSpec):
         stages: tiles of k and v that shared memory holds.
     """
 
+    kind: ClassVar[str] = "bwd_dq"
+    source: ClassVar[str] = "sm80/bwd_dq.cu"
+    entry: ClassVar[str] = "flash_bwd_dq_sm80"
+
     head_dim: int
     head_dim_v: int
     scores: Scores
     tile: Tile
     stages: int
-
-    @property
-    def kind(self) -> str:
-        return "bwd_dq"
-
-    @property
-    def source(self) -> str:
-        return "sm80/bwd_dq.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_bwd_dq_sm80"
 
     @property
     def threads(self) -> int:
@@ -267,6 +201,10 @@ class DkdvSpec(KernelSpec):
         adds_dq: whether it also adds to dq, in no fixed order.
     """
 
+    kind: ClassVar[str] = "bwd_dkdv"
+    source: ClassVar[str] = "sm80/bwd_dkdv.cu"
+    entry: ClassVar[str] = "flash_bwd_dkdv_sm80"
+
     head_dim: int
     head_dim_v: int
     scores: Scores
@@ -274,18 +212,6 @@ class DkdvSpec(KernelSpec):
     stages: int
     outputs: DkdvOutputs
     adds_dq: bool
-
-    @property
-    def kind(self) -> str:
-        return "bwd_dkdv"
-
-    @property
-    def source(self) -> str:
-        return "sm80/bwd_dkdv.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_bwd_dkdv_sm80"
 
     @property
     def threads(self) -> int:
@@ -330,69 +256,9 @@ class DkdvSpec(KernelSpec):
         return f"{self.tile}s{self.stages}"
 
 
-@dataclass(frozen=True, slots=True)
-class BackwardTile:
-    """A row of a tile table.
-
-    Attributes:
-        head_dims: padded head_dims of q and k that it is for.
-        archs: architectures that it is for.
-        tile: queries, keys and warps.
-        stages: tiles of what is walked over that shared memory holds.
-        reason: why these numbers.
-    """
-
-    head_dims: tuple[int, ...]
-    archs: tuple[SmArch, ...]
-    tile: Tile
-    stages: int
-    reason: str
-
-
-_ALL = tuple(SmArch)
-_LARGE_SHARED = (SmArch.SM80, SmArch.SM90A, SmArch.SM100)
-_SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
-_BLACKWELL = (SmArch.SM100, SmArch.SM120)
-_BEFORE_BLACKWELL = tuple(arch for arch in SmArch if arch not in _BLACKWELL)
-
-DKDV_TILES = (
-    BackwardTile((32,), _ALL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
-    BackwardTile((64,), _BEFORE_BLACKWELL, Tile(64, 128, 8), 2, "two stages fit into 99 KB"),
-    BackwardTile((64,), _BLACKWELL, Tile(32, 128, 8), 2, "64 queries spill with dropout and dq"),
-    BackwardTile((96,), _BEFORE_BLACKWELL, Tile(64, 128, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile(
-        (96,), _BLACKWELL, Tile(32, 64, 4), 1, "64 queries spill, and so do two stages with dropout"
-    ),
-    BackwardTile((128,), _LARGE_SHARED, Tile(32, 128, 8), 2, "64 queries spill with softcap or dq"),
-    BackwardTile((128,), _SMALL_SHARED, Tile(32, 128, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((192,), (SmArch.SM80, SmArch.SM90A), Tile(64, 128, 8), 1, "shared memory for 128 keys"),
-    BackwardTile((192,), (SmArch.SM100,), Tile(32, 128, 8), 1, "64 queries spill with softcap and dq"),
-    BackwardTile((192,), _SMALL_SHARED, Tile(32, 64, 4), 1, "64 keys fit into 99 KB"),
-    BackwardTile((256,), _LARGE_SHARED, Tile(32, 64, 4), 1, "two blocks an SM on sm_90a and sm_100a"),
-    BackwardTile((256,), _SMALL_SHARED, Tile(32, 32, 2), 1, "with dS it fits into 99 KB"),
-)
-"""One row for each padded head_dim and architecture; `flashactor check` compiles all and allows no spill."""
-
-DQ_TILES = (
-    BackwardTile((32,), _ALL, Tile(64, 64, 4), 2, "128 queries spill on sm_100a, to be two blocks an SM"),
-    BackwardTile((64,), _ALL, Tile(128, 64, 8), 2, "two stages fit into 99 KB"),
-    BackwardTile((96,), _ALL, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((128,), _LARGE_SHARED, Tile(128, 64, 8), 2, "two stages where shared memory allows"),
-    BackwardTile((128,), _SMALL_SHARED, Tile(128, 64, 8), 1, "one stage fits into 99 KB"),
-    BackwardTile((192,), _LARGE_SHARED, Tile(128, 32, 8), 2, "64 keys spill with dropout"),
-    BackwardTile((192,), _SMALL_SHARED, Tile(64, 32, 4), 2, "64 queries fit into 99 KB"),
-    BackwardTile((256,), _LARGE_SHARED, Tile(128, 32, 8), 1, "64 keys spill"),
-    BackwardTile((256,), _SMALL_SHARED, Tile(64, 32, 4), 1, "96 KB"),
-)
-"""As for DKDV_TILES."""
-
-_DKDV = {(dim, arch): row for row in DKDV_TILES for dim in row.head_dims for arch in row.archs}
-_DQ = {(dim, arch): row for row in DQ_TILES for dim in row.head_dims for arch in row.archs}
-
-
 def _outputs(arch: SmArch, head_dim: int, scores: Scores) -> tuple[DkdvOutputs, ...]:
     """One launch where the accumulators of dk and dv fit into registers together, else two."""
-    spills = arch in _BLACKWELL and scores is not Scores.PLAIN
+    spills = arch in BLACKWELL and scores is not Scores.PLAIN
     if head_dim < 128 or (head_dim == 128 and not spills):
         return (DkdvOutputs.BOTH,)
     return DkdvOutputs.DK, DkdvOutputs.DV
@@ -432,9 +298,9 @@ def backward_specs(
         scores: what happens to scores.
         deterministic: whether equal inputs must give equal bits; if not, dq is summed with atomic additions.
     """
-    padded, padded_v = next(pair for pair in HEAD_DIMS if head_dim <= pair[0] and head_dim_v <= pair[1])
+    padded, padded_v = padded_head_dims(head_dim, head_dim_v)
     common = (FAMILY, arch, dtype)
-    keys, queries = _DKDV[padded, arch], _DQ[padded, arch]
+    keys, queries = tile_row(DKDV_TILES, padded, arch), tile_row(DQ_TILES, padded, arch)
     dkdv = tuple(
         DkdvSpec(
             *common,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import COMBINE_PARAMS
@@ -19,25 +20,13 @@ CHUNK = 8
 class CombineSpec(KernelSpec):
     """A specialisation of common/combine.cu, which takes any head_dim."""
 
-    @property
-    def kind(self) -> str:
-        return "combine"
-
-    @property
-    def source(self) -> str:
-        return "common/combine.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_combine"
+    kind: ClassVar[str] = "combine"
+    source: ClassVar[str] = "common/combine.cu"
+    entry: ClassVar[str] = "flash_combine"
 
     @property
     def threads(self) -> int:
         return THREADS
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
@@ -46,18 +35,6 @@ class CombineSpec(KernelSpec):
             ("FA_THREADS", str(THREADS)),
             ("FA_PARAMS_BYTES", str(COMBINE_PARAMS.size)),
         )
-
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return ("combine",)
-
-    @property
-    def tile_name(self) -> str:
-        return ""
 
 
 def combine_spec(family: str, arch: SmArch, dtype: DType) -> CombineSpec:

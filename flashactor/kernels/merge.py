@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
@@ -33,25 +34,13 @@ MERGE_PARAMS = StructLayout(
 class MergeSpec(KernelSpec):
     """A specialisation of common/merge.cu, which takes any head_dim."""
 
-    @property
-    def kind(self) -> str:
-        return "merge"
-
-    @property
-    def source(self) -> str:
-        return "common/merge.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_merge"
+    kind: ClassVar[str] = "merge"
+    source: ClassVar[str] = "common/merge.cu"
+    entry: ClassVar[str] = "flash_merge"
 
     @property
     def threads(self) -> int:
         return WARPS * 32
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
@@ -61,18 +50,6 @@ class MergeSpec(KernelSpec):
             ("FA_SHARED_BYTES", str(self.shared_bytes)),
             ("FA_PARAMS_BYTES", str(MERGE_PARAMS.size)),
         )
-
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        return ()
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return ("merge",)
-
-    @property
-    def tile_name(self) -> str:
-        return ""
 
 
 def merge_spec(arch: SmArch, dtype: DType) -> MergeSpec:

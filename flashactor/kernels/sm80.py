@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 from flashactor.kernels.params import FWD_PARAMS
 from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
@@ -41,24 +42,16 @@ class ForwardSpec(KernelSpec):
         tile: what a thread block computes.
     """
 
+    kind: ClassVar[str] = "fwd"
+    source: ClassVar[str] = "sm80/fwd.cu"
+    entry: ClassVar[str] = "flash_fwd_sm80"
+
     head_dim: int
     head_dim_v: int
     scores: Scores
     paged: bool
     fp8_kv: bool
     tile: Tile
-
-    @property
-    def kind(self) -> str:
-        return "fwd"
-
-    @property
-    def source(self) -> str:
-        return "sm80/fwd.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_fwd_sm80"
 
     @property
     def threads(self) -> int:
@@ -94,7 +87,7 @@ class ForwardSpec(KernelSpec):
 
     @property
     def features(self) -> tuple[str, ...]:
-        words = ("fwd", *self.scores.features)
+        words = (self.kind, *self.scores.features)
         optional = (
             ("paged", self.paged),
             ("fp8_kv", self.fp8_kv),

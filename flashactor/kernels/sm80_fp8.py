@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 from flashactor.kernels.params import FWD_PARAMS
 from flashactor.kernels.sm80 import FAMILY, HEAD_DIMS, TileChoice, padded_head_dims
@@ -32,24 +33,16 @@ class Fp8ForwardSpec(KernelSpec):
         tile: what a thread block computes.
     """
 
+    kind: ClassVar[str] = "fwd_fp8"
+    source: ClassVar[str] = "sm80/fwd_fp8.cu"
+    entry: ClassVar[str] = "flash_fwd_fp8_sm80"
+
     head_dim: int
     head_dim_v: int
     k_dtype: DType
     v_dtype: DType
     scores: Scores
     tile: Tile
-
-    @property
-    def kind(self) -> str:
-        return "fwd_fp8"
-
-    @property
-    def source(self) -> str:
-        return "sm80/fwd_fp8.cu"
-
-    @property
-    def entry(self) -> str:
-        return "flash_fwd_fp8_sm80"
 
     @property
     def threads(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 from flashactor.types import DType, SmArch
 
@@ -60,20 +61,12 @@ class KernelSpec:
     arch: SmArch
     dtype: DType
 
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """Which of the family's kernels it is: ``fwd``, ``combine``, ..."""
-
-    @property
-    @abstractmethod
-    def source(self) -> str:
-        """File below kernels_cu/ that defines the kernel."""
-
-    @property
-    @abstractmethod
-    def entry(self) -> str:
-        """The kernel's symbol in the cubin."""
+    kind: ClassVar[str]
+    """Which of the family's kernels it is: ``fwd``, ``combine``, ..."""
+    source: ClassVar[str]
+    """File below kernels_cu/ that defines the kernel."""
+    entry: ClassVar[str]
+    """The kernel's symbol in the cubin."""
 
     @property
     @abstractmethod
@@ -81,9 +74,9 @@ class KernelSpec:
         """Threads of a block."""
 
     @property
-    @abstractmethod
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
+        return 0
 
     @property
     @abstractmethod
@@ -91,19 +84,19 @@ class KernelSpec:
         """The macros that the source's Config reads."""
 
     @property
-    @abstractmethod
     def head_dims(self) -> tuple[int, ...]:
         """The padded head_dim of q and k, and that of v; empty where the kernel takes any."""
+        return ()
 
     @property
-    @abstractmethod
     def features(self) -> tuple[str, ...]:
         """What it was compiled to compute, in words that commands take, the kind among them."""
+        return (self.kind,)
 
     @property
-    @abstractmethod
     def tile_name(self) -> str:
         """The tile, as labels spell it; empty where there is none."""
+        return ""
 
     @property
     def label(self) -> str:

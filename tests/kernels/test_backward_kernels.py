@@ -19,14 +19,13 @@ from flashactor.kernels.backward import (
 )
 from flashactor.kernels.backward_params import BWD_PARAMS, REDUCE_PARAMS
 from flashactor.kernels.backward_spec import (
-    DKDV_TILES,
-    DQ_TILES,
     STAT_ROWS,
     ConvertSpec,
     DkdvOutputs,
     DqSpec,
     all_backward_specs,
 )
+from flashactor.kernels.backward_tiles import DKDV_TILES, DQ_TILES
 from flashactor.kernels.problem import UNLIMITED
 from flashactor.kernels.sm80 import HEAD_DIMS, SHARED_BYTES_PER_BLOCK
 from flashactor.reference import (
@@ -403,7 +402,7 @@ def test_the_workspace_of_packed_sequences_has_whole_tiles_for_each():
 
 def test_the_tables_have_one_row_for_each_head_dim_and_architecture():
     for table in (DKDV_TILES, DQ_TILES):
-        cells = [(dim, arch) for row in table for dim in row.head_dims for arch in row.archs]
+        cells = [(row.head_dim, arch) for row in table for arch in row.archs]
         assert len(cells) == len(set(cells))
         assert set(cells) == {(dim, arch) for dim, _ in HEAD_DIMS for arch in SmArch}
 
