@@ -326,15 +326,12 @@ def backward_specs(
     )
 
 
-def all_backward_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
-    """Every kernel that the tables can choose, each once, on one architecture or on all."""
-    archs = tuple(SmArch) if arch is None else (arch,)
-    cells = product(archs, DTYPES, HEAD_DIMS, Scores, (True, False))
+def all_backward_specs(arch: SmArch) -> tuple[KernelSpec, ...]:
+    """Every kernel that the tables can choose, each once."""
+    cells = product(DTYPES, HEAD_DIMS, Scores, (True, False))
     specs = (
         spec
-        for arch_, dtype, (head_dim, head_dim_v), scores, deterministic in cells
-        for spec in backward_specs(
-            arch_, dtype, head_dim, head_dim_v, scores, deterministic=deterministic
-        ).all
+        for dtype, (head_dim, head_dim_v), scores, deterministic in cells
+        for spec in backward_specs(arch, dtype, head_dim, head_dim_v, scores, deterministic=deterministic).all
     )
     return tuple(dict.fromkeys(specs))

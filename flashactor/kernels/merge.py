@@ -57,10 +57,9 @@ def merge_spec(arch: SmArch, dtype: DType) -> MergeSpec:
     return MergeSpec(FAMILY, arch, dtype)
 
 
-def merge_specs(arch: SmArch | None = None) -> tuple[MergeSpec, ...]:
-    """Every merge kernel, on one architecture or on all."""
-    archs = tuple(SmArch) if arch is None else (arch,)
-    return tuple(merge_spec(a, dtype) for a in archs for dtype in (DType.F16, DType.BF16))
+def merge_specs(arch: SmArch) -> tuple[MergeSpec, ...]:
+    """Every merge kernel, each once."""
+    return tuple(merge_spec(arch, dtype) for dtype in (DType.F16, DType.BF16))
 
 
 def merge_launch(

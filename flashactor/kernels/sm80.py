@@ -223,13 +223,12 @@ def forward_spec(
     return ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
 
 
-def forward_specs(arch: SmArch | None = None) -> tuple[ForwardSpec, ...]:
-    """Every forward kernel that the table can choose, on one architecture or on all."""
-    archs = tuple(SmArch) if arch is None else (arch,)
-    cells = product(archs, DTYPES, HEAD_DIMS, Scores, (False, True), (False, True), (False, True))
+def forward_specs(arch: SmArch) -> tuple[ForwardSpec, ...]:
+    """Every forward kernel that the table can choose, each once."""
+    cells = product(DTYPES, HEAD_DIMS, Scores, (False, True), (False, True), (False, True))
     found = {
-        forward_spec(a, dtype, qk, v, scores=scores, paged=paged, fp8_kv=fp8_kv, decode=decode): None
-        for a, dtype, (qk, v), scores, paged, fp8_kv, decode in cells
+        forward_spec(arch, dtype, qk, v, scores=scores, paged=paged, fp8_kv=fp8_kv, decode=decode): None
+        for dtype, (qk, v), scores, paged, fp8_kv, decode in cells
         if not (fp8_kv and scores is Scores.DROPOUT)
     }
     return tuple(found)

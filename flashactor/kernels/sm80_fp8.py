@@ -155,13 +155,14 @@ def fp8_forward_spec(
     return Fp8ForwardSpec(FAMILY, arch, DType.F8E4M3, padded, padded_v, k_dtype, v_dtype, scores, tile)
 
 
-def fp8_forward_specs(arch: SmArch | None = None) -> tuple[Fp8ForwardSpec, ...]:
-    """Every kernel that the tables can choose, on one architecture or on all."""
-    archs = ARCHS if arch is None else tuple(each for each in ARCHS if each is arch)
-    cells = product(archs, HEAD_DIMS, FP8_TYPES, FP8_TYPES, Scores, (False, True))
+def fp8_forward_specs(arch: SmArch) -> tuple[Fp8ForwardSpec, ...]:
+    """Every kernel that the tables can choose, each once; none where fp8 is not multiplied."""
+    if arch not in ARCHS:
+        return ()
+    cells = product(HEAD_DIMS, FP8_TYPES, FP8_TYPES, Scores, (False, True))
     found = {
-        fp8_forward_spec(a, qk, v, k_dtype=k_dtype, v_dtype=v_dtype, scores=scores, decode=decode): None
-        for a, (qk, v), k_dtype, v_dtype, scores, decode in cells
+        fp8_forward_spec(arch, qk, v, k_dtype=k_dtype, v_dtype=v_dtype, scores=scores, decode=decode): None
+        for (qk, v), k_dtype, v_dtype, scores, decode in cells
     }
     return tuple(found)
 

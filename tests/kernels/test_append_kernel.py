@@ -413,10 +413,8 @@ def test_parameters_are_those_of_the_header():
     assert unpadded(APPEND_PARAMS)
 
 
-def test_specs_and_labels_are_unique():
-    specs = append_specs()
-    assert len(set(specs)) == len({spec.label for spec in specs}) == len(specs) == 108
-    assert len(append_specs(SmArch.SM80)) == 18
+def test_specs_and_labels():
+    assert len(set(append_specs(SmArch.SM80))) == 18
     spec = append_spec(SmArch.SM90A, DType.BF16, DType.F8E4M3)
     assert spec.label == "common.append.bf16.e4m3.sm_90a"
     assert replace(spec, fp8=None) == append_spec(SmArch.SM90A, DType.BF16, DType.BF16)

@@ -82,4 +82,6 @@ def test_every_spec_is_complete():
         assert spec.shared_bytes <= SHARED_BYTES_PER_BLOCK[spec.arch]
         assert spec.kind in spec.features
         assert spec.label.endswith(spec.arch.target)
-        assert dict(spec.defines)["FA_PARAMS_BYTES"].isdigit()
+        macros = dict(spec.defines)
+        assert macros["FA_PARAMS_BYTES"].isdigit()
+        assert macros.get("FA_SHARED_BYTES", "0") == str(spec.shared_bytes)
