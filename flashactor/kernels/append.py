@@ -11,11 +11,10 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import contiguous, page_values, row_strides, scale_values
-from flashactor.kernels.spec import KernelSpec, flag
+from flashactor.kernels.spec import COMMON, KernelSpec, flag
 from flashactor.requests.operands import KvLayout, PageTable, Rotary
 from flashactor.types import DType, SmArch
 
-FAMILY = "common"
 THREADS = 256
 CHUNK = 8
 """Elements that a thread writes."""
@@ -101,13 +100,13 @@ def append_spec(
 ) -> AppendSpec:
     """The append kernel for new keys of one type, a cache of this or an fp8 type, and a kind of embedding."""
     fp8 = None if cache_dtype is dtype else cache_dtype
-    return AppendSpec(FAMILY, arch, dtype, fp8, pairs)
+    return AppendSpec(COMMON, arch, dtype, fp8, pairs)
 
 
 def append_specs(arch: SmArch) -> tuple[AppendSpec, ...]:
     """Every append kernel, each once."""
     cells = product((DType.F16, DType.BF16), _FP8, Pairs)
-    return tuple(AppendSpec(FAMILY, arch, dtype, fp8, pairs) for dtype, fp8, pairs in cells)
+    return tuple(AppendSpec(COMMON, arch, dtype, fp8, pairs) for dtype, fp8, pairs in cells)
 
 
 def append_launch(

@@ -22,7 +22,7 @@ def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
     return (
         *sm80.forward_specs(arch),
         *fp8_forward_specs(arch),
-        *(combine_spec(sm80.FAMILY, arch, dtype) for dtype in sm80.DTYPES),
+        *(combine_spec(arch, dtype) for dtype in sm80.DTYPES),
         *append_specs(arch),
         *merge_specs(arch),
         *all_backward_specs(arch),

@@ -8,7 +8,7 @@ from typing import ClassVar
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import COMBINE_PARAMS
 from flashactor.kernels.problem import Arrays, Extent, contiguous, lse_strides, row_strides
-from flashactor.kernels.spec import KernelSpec, flag
+from flashactor.kernels.spec import COMMON, KernelSpec, flag
 from flashactor.types import DType, SmArch
 
 THREADS = 128
@@ -37,9 +37,9 @@ class CombineSpec(KernelSpec):
         )
 
 
-def combine_spec(family: str, arch: SmArch, dtype: DType) -> CombineSpec:
+def combine_spec(arch: SmArch, dtype: DType) -> CombineSpec:
     """The kernel that merges splits into elements of a type."""
-    return CombineSpec(family, arch, dtype)
+    return CombineSpec(COMMON, arch, dtype)
 
 
 def combine_launch(

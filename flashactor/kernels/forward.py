@@ -21,7 +21,6 @@ from flashactor.kernels.problem import (
 )
 from flashactor.kernels.sm80 import (
     DECODE_ROWS,
-    FAMILY,
     SHARED_BYTES_PER_BLOCK,
     ForwardSpec,
     forward_spec,
@@ -130,7 +129,7 @@ def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
 
 def forward_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
     """The kernels of a forward pass; of a bare cell, all that one like it may take."""
-    combine = combine_spec(FAMILY, arch, _out_dtype(request))
+    combine = combine_spec(arch, _out_dtype(request))
     if request.operands is None:
         main = dict.fromkeys(forward_kernel(request, arch, decode=decode) for decode in (False, True))
         return (*main, combine)
@@ -173,7 +172,7 @@ def forward_launches(
     if shape.num_splits == 1:
         return (main,)
     partial = addresses["partial_out"], addresses["partial_lse"]
-    spec = combine_spec(FAMILY, arch, _out_dtype(request))
+    spec = combine_spec(arch, _out_dtype(request))
     return main, combine_launch(spec, shape.extent, request.head_dim_v, shape.num_splits, partial, arrays)
 
 

@@ -10,10 +10,9 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import lse_strides, row_strides
-from flashactor.kernels.spec import KernelSpec, flag
+from flashactor.kernels.spec import COMMON, KernelSpec, flag
 from flashactor.types import DType, SmArch
 
-FAMILY = "common"
 WARPS = 4
 CHUNK = 8
 """Elements of a row that a thread computes."""
@@ -54,7 +53,7 @@ class MergeSpec(KernelSpec):
 
 def merge_spec(arch: SmArch, dtype: DType) -> MergeSpec:
     """The merge kernel for outputs of a type."""
-    return MergeSpec(FAMILY, arch, dtype)
+    return MergeSpec(COMMON, arch, dtype)
 
 
 def merge_specs(arch: SmArch) -> tuple[MergeSpec, ...]:

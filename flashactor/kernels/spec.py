@@ -47,12 +47,16 @@ class Tile:
         return f"{self.m}x{self.n}w{self.warps}" + ("k" if self.key_warps > 1 else "")
 
 
+COMMON = "common"
+"""The family of kernels that every implementation may launch."""
+
+
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
     """One specialisation of a kernel source: only what changes the machine code.
 
     Attributes:
-        family: name of the implementation that it belongs to.
+        family: name of the implementation that it belongs to, or COMMON.
         arch: architecture that it is compiled for.
         dtype: element type of q and of what it writes, unless that is fp8.
     """

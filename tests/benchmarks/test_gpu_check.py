@@ -19,7 +19,6 @@ from flashactor.executors.mock import MockExecutor
 from flashactor.executors.reference import ReferenceExecutor, compute
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_spec
-from flashactor.kernels.sm80 import FAMILY
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_a_whole_quick_run(host_device, monkeypatch):
     )
     monkeypatch.setattr(timing, "copy_bandwidth", lambda device, repeats: 4000.0)
     monkeypatch.setattr(timing, "our_side", lambda driver, kernels: _Side())
-    specs = [combine_spec(FAMILY, ARCH, DType.F16), merge_spec(ARCH, DType.BF16)]
+    specs = [combine_spec(ARCH, DType.F16), merge_spec(ARCH, DType.BF16)]
     console = gpu_check.Console(quiet=True)
     found = gpu_check.run(console, specs, quick=True, command=gpu_check.command(["--quick"]))
     assert found.command == "python -m benchmarks.gpu_check --quick"

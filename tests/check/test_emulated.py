@@ -86,7 +86,7 @@ def test_a_waste_that_is_known_is_allowed_and_no_other():
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
-        (combine_spec("sm80_mma", SmArch.SM80, DType.F16), "two splits"),
+        (combine_spec(SmArch.SM80, DType.F16), "two splits"),
         (forward_spec(SmArch.SM80, DType.F16, 96, fp8_kv=True), "one tile"),
     ],
     ids=["combine", "fp8 staging"],

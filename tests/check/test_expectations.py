@@ -56,7 +56,7 @@ FORBIDDEN = {**SOURCES, "any products": ANY_PRODUCT}
 
 BACKWARD = backward_specs(SmArch.SM80, DType.BF16, 64, 64, Scores.PLAIN, deterministic=False).all
 OTHERS = (
-    combine_spec("sm80_mma", SmArch.SM80, DType.BF16),
+    combine_spec(SmArch.SM80, DType.BF16),
     merge_spec(SmArch.SM80, DType.F16),
     append_specs(SmArch.SM80)[4],
     append_specs(SmArch.SM80)[10],

@@ -9,11 +9,11 @@ from flashactor import DType, SmArch
 from flashactor.kernels import select
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.select import IMPLEMENTATIONS
-from flashactor.kernels.sm80 import FAMILY, forward_spec
+from flashactor.kernels.sm80 import forward_spec
 
 PREFILL = forward_spec(SmArch.SM80, DType.BF16, 128)
 DECODE = forward_spec(SmArch.SM80, DType.BF16, 128, decode=True)
-COMBINE = combine_spec(FAMILY, SmArch.SM80, DType.BF16)
+COMBINE = combine_spec(SmArch.SM80, DType.BF16)
 
 
 def test_the_default_request(flashactor):
@@ -36,7 +36,7 @@ def test_json_says_the_same(flashactor):
     document = json.loads(run.out)
     specs = [
         *(forward_spec(SmArch.SM90A, DType.BF16, 128, decode=decode) for decode in (False, True)),
-        combine_spec(FAMILY, SmArch.SM90A, DType.BF16),
+        combine_spec(SmArch.SM90A, DType.BF16),
     ]
     assert document["kernel_name"] == "flashactor::fa3::fwd<bf16, 128, causal>_gqa8"
     assert document["key"] == {

@@ -21,7 +21,7 @@ from flashactor.kernels.spec import Scores
 
 SMALL = ("--arch", "sm_80", "--feature", "combine")
 """Selects two kernels that take little to compile."""
-BF16, F16 = "sm80_mma.combine.bf16.sm_80", "sm80_mma.combine.f16.sm_80"
+BF16, F16 = "common.combine.bf16.sm_80", "common.combine.f16.sm_80"
 
 
 def test_warm_compiles_what_matches_and_only_once(flashactor, tmp_path):

@@ -7,8 +7,8 @@ from flashactor.kernels.sm80 import forward_spec
 
 SMALL = ("--arch", "sm_80", "--feature", "combine")
 """Selects two kernels that take little to compile."""
-BF16 = "sm80_mma.combine.bf16.sm_80"
-F16 = "sm80_mma.combine.f16.sm_80"
+BF16 = "common.combine.bf16.sm_80"
+F16 = "common.combine.f16.sm_80"
 UNCACHED = forward_spec(SmArch.SM80, DType.BF16, 64).label
 
 

@@ -7,7 +7,7 @@ import pytest
 from cached_kernels import BF16, F16, damage, key_of, rewrite_record
 
 
-@pytest.mark.parametrize("name", [BF16, "sm80_mma.combine.b", "key", "prefix"])
+@pytest.mark.parametrize("name", [BF16, "common.combine.b", "key", "prefix"])
 def test_show_by_label_key_or_prefix(flashactor, cache, name):
     key = key_of(cache)
     name = {"key": key, "prefix": key[:20]}.get(name, name)
