@@ -1,5 +1,8 @@
 """Every row of the README's feature table runs its kernels in the emulator and agrees with the reference."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from flashactor import (
     Fa2BwdRequest,
     Fa2FwdFp8Request,
     Fa2FwdRequest,
+    KvLayout,
     MaskKind,
     MergeStatesRequest,
     PagedAttentionRequest,
@@ -18,7 +22,7 @@ from flashactor import (
     VarlenFwdRequest,
 )
 from flashactor.cli.tables import FEATURES
-from flashactor.executors.emulator import emulate
+from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import output_names, require_arrays, with_outputs
 from flashactor.executors.reference import compute
 
@@ -26,9 +30,10 @@ BF16 = ml_dtypes.bfloat16
 CAUSAL = {"mask": MaskKind.causal()}
 TOLERANCE = {np.dtype(BF16): 2e-2, np.dtype(np.float16): 3e-3, np.dtype(np.float32): 1e-2}
 """Of the largest value: what rounding inputs, weights and results may cost. `flashactor check` judges kernels
-more strictly; here a feature that is ignored must show."""
+more strictly; here a feature that is ignored must show, in the results or in which kernels are launched."""
 FP8_TOLERANCE = 6e-2
 """A weight in e4m3 is exact to 1/16."""
+E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
 
 rng = np.random.default_rng(0)
 
@@ -37,11 +42,12 @@ def normal(*shape, dtype=BF16):
     return rng.standard_normal(shape).astype(dtype)
 
 
-def qkv(d=64, d_v=None, dtype=BF16, heads_kv=2):
+def qkv(d=64, d_v=None, dtype=BF16, heads_kv=2, lengths=(40, 70)):
+    seqlen_q, seqlen_k = lengths
     return (
-        normal(1, 40, 4, d, dtype=dtype),
-        normal(1, 70, heads_kv, d, dtype=dtype),
-        normal(1, 70, heads_kv, d_v or d, dtype=dtype),
+        normal(1, seqlen_q, 4, d, dtype=dtype),
+        normal(1, seqlen_k, heads_kv, d, dtype=dtype),
+        normal(1, seqlen_k, heads_kv, d_v or d, dtype=dtype),
     )
 
 
@@ -62,10 +68,13 @@ def varlen(**options):
     return VarlenFwdRequest.from_arrays(*packed(), **CAUSAL, **options)
 
 
-def paged(*, dtype=BF16, table=((3, 1, 6), (5, 2, 0)), **options):
+def paged(*, dtype=BF16, table=((3, 1, 6), (5, 2, 0)), layout=KvLayout.NHD, **options):
     k, v = normal(7, 16, 2, 64).astype(dtype), normal(7, 16, 2, 64).astype(dtype)
+    if layout is KvLayout.HND:
+        k, v = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (k, v))
     pages, lens = np.array(table, np.int32), np.array([40, 33], np.int32)
-    return PagedAttentionRequest.from_arrays(normal(2, 3, 4, 64), k, v, pages, lens, **CAUSAL, **options)
+    options = {"layout": layout, **CAUSAL, **options}
+    return PagedAttentionRequest.from_arrays(normal(2, 3, 4, 64), k, v, pages, lens, **options)
 
 
 def chunk(**options):
@@ -103,8 +112,8 @@ def states():
     return (*outputs(dense(q, k[:, :30], v[:, :30])), *outputs(dense(q, k[:, 30:], v[:, 30:])))
 
 
-def fp8():
-    q, k, v = (x.astype(ml_dtypes.float8_e4m3fn) for x in qkv())
+def fp8(k_dtype, v_dtype):
+    q, k, v = (x.astype(dtype) for x, dtype in zip(qkv(), (E4M3, k_dtype, v_dtype), strict=True))
     return Fa2FwdFp8Request.from_arrays(
         q, k, v, q_scale=0.5, k_scale=np.array([1.5, 0.5], np.float32), v_scale=2.0
     )
@@ -115,59 +124,134 @@ def outputs(request):
     return np.asarray(computed.out), np.asarray(computed.lse)
 
 
-REQUESTS = {
-    "forward, bf16": dense,
-    "forward, f16": lambda: dense(*qkv(dtype=np.float16)),
-    "forward, fp8 (e4m3, e5m2)": fp8,
-    "head_dim: every multiple of 8 up to 256": lambda: dense(*qkv(72)),
-    "another head_dim of v and out": lambda: dense(*qkv(64, 40)),
-    "causal mask, seqlen_q and seqlen_k may differ": lambda: dense(**CAUSAL),
-    "sliding window, causal": lambda: dense(mask=MaskKind.sliding_causal(9)),
-    "sliding window, both sides": lambda: dense(mask=MaskKind.sliding_full(9)),
-    "sliding window, each side its own": lambda: dense(mask=MaskKind.sliding(9, 3)),
-    "sink tokens": lambda: dense(mask=MaskKind.sliding_causal(9), sink_tokens=4),
-    "learned sink logits": lambda: dense(sink_logits=2.0 + per_head()),
-    "ALiBi": lambda: dense(alibi_slopes=per_head()),
-    "softcap": lambda: dense(softcap=0.5),
-    "dropout": lambda: dense(dropout_p=0.3, dropout_seed=7),
-    "GQA and MQA": lambda: dense(*qkv(heads_kv=1)),
-    "packed sequences (varlen)": varlen,
-    "packed sequences of which a part is used (seqused)": lambda: varlen(
-        seqused_q=np.array([11, 0, 30], np.int32), seqused_k=np.array([20, 0, 7], np.int32)
+@dataclass(frozen=True)
+class Row:
+    """Requests of a row of the table, and the features of each kernel that such a request launches."""
+
+    launches: tuple[str, ...]
+    requests: tuple[Callable, ...]
+
+
+def row(launches, *requests):
+    return Row(tuple(launches.split(", ")), requests)
+
+
+PLAIN = "fwd plain"
+PAGED = "fwd plain paged decode"
+GRADIENTS = "bwd_preprocess, bwd_dkdv plain dkdv"
+SPLIT = (3, 600)
+"""Few queries and many keys, which are split where the request does not forbid it."""
+
+ROWS = {
+    "forward, bf16": (row(PLAIN, dense),),
+    "forward, f16": (row(PLAIN, lambda: dense(*qkv(dtype=np.float16))),),
+    "forward, fp8 (e4m3, e5m2)": (
+        row("fwd_fp8 plain", lambda: fp8(E4M3, E4M3)),
+        row("fwd_fp8 plain k_e5m2", lambda: fp8(E5M2, E4M3)),
+        row("fwd_fp8 plain v_e5m2", lambda: fp8(E4M3, E5M2)),
+        row("fwd_fp8 plain k_e5m2 v_e5m2", lambda: fp8(E5M2, E5M2)),
     ),
-    "the same bits whatever else is in the batch (batch_invariant)": lambda: dense(batch_invariant=True),
-    "paged KV cache, NHD and HND": paged,
-    "fp8 KV cache under 16-bit queries": lambda: paged(
-        dtype=ml_dtypes.float8_e4m3fn, k_scale=2.0, v_scale=0.5
+    "head_dim: every multiple of 8 up to 256": (
+        row(PLAIN, *(lambda d=d: dense(*qkv(d)) for d in range(8, 257, 8))),
     ),
-    "page indices checked on the device (guard)": lambda: paged(guard=True, table=((3, 99, 6), (-1, 2, 0))),
-    "chunked prefill with append": chunk,
-    "append with rotary embedding": lambda: chunk(**rotary()),
-    "two attention states merged (merge_states)": lambda: MergeStatesRequest.from_arrays(*states()),
-    "backward, dense, deterministic": backward,
-    "backward, dense, in no fixed order": lambda: backward(deterministic=False),
-    "backward, packed": packed_backward,
-    "backward, from lse too, and of sink logits and ALiBi slopes": all_gradients,
+    "another head_dim of v and out": (
+        row(PLAIN, lambda: dense(*qkv(64, 40)), lambda: dense(*qkv(40, 64)), lambda: dense(*qkv(192, 128))),
+    ),
+    "causal mask, seqlen_q and seqlen_k may differ": (
+        row(PLAIN, *(lambda n=n: dense(*qkv(lengths=n), **CAUSAL) for n in ((40, 70), (70, 70), (70, 40)))),
+    ),
+    "sliding window, causal": (row(PLAIN, lambda: dense(mask=MaskKind.sliding_causal(9))),),
+    "sliding window, both sides": (row(PLAIN, lambda: dense(mask=MaskKind.sliding_full(9))),),
+    "sliding window, each side its own": (row(PLAIN, lambda: dense(mask=MaskKind.sliding(9, 3))),),
+    "sink tokens": (row(PLAIN, lambda: dense(mask=MaskKind.sliding_causal(9), sink_tokens=4)),),
+    "learned sink logits": (row(PLAIN, lambda: dense(sink_logits=2.0 + per_head())),),
+    "ALiBi": (row("fwd modified", lambda: dense(alibi_slopes=per_head())),),
+    "softcap": (row("fwd modified", lambda: dense(softcap=0.5)),),
+    "dropout": (row("fwd dropout", lambda: dense(dropout_p=0.3, dropout_seed=7)),),
+    "GQA and MQA": (row(PLAIN, *(lambda n=n: dense(*qkv(heads_kv=n)) for n in (2, 1))),),
+    "packed sequences (varlen)": (row(PLAIN, varlen),),
+    "packed sequences of which a part is used (seqused)": (
+        row(
+            PLAIN,
+            lambda: varlen(
+                seqused_q=np.array([11, 0, 30], np.int32), seqused_k=np.array([20, 0, 7], np.int32)
+            ),
+        ),
+    ),
+    "the same bits whatever else is in the batch (batch_invariant)": (
+        row("fwd plain decode", lambda: dense(*qkv(lengths=SPLIT), batch_invariant=True)),
+    ),
+    "paged KV cache, NHD and HND": (
+        row(PAGED, *(lambda layout=layout: paged(layout=layout) for layout in KvLayout)),
+    ),
+    "fp8 KV cache under 16-bit queries": (
+        row(
+            "fwd plain paged fp8_kv decode",
+            *(lambda dtype=dtype: paged(dtype=dtype, k_scale=2.0, v_scale=0.5) for dtype in (E4M3, E5M2)),
+        ),
+    ),
+    "page indices checked on the device (guard)": (
+        row(PAGED, lambda: paged(guard=True, table=((3, 99, 6), (-1, 2, 0)))),
+    ),
+    "chunked prefill with append": (row("append, fwd plain decode", chunk),),
+    "append with rotary embedding": (
+        row("append rotary, fwd plain decode", lambda: chunk(**rotary())),
+        row(
+            "append rotary_interleaved, fwd plain decode",
+            lambda: chunk(**rotary(), rotary_interleaved=True),
+        ),
+    ),
+    "two attention states merged (merge_states)": (
+        row("merge", lambda: MergeStatesRequest.from_arrays(*states())),
+    ),
+    "backward, dense, deterministic": (row(f"{GRADIENTS}, bwd_dq plain", backward),),
+    "backward, dense, in no fixed order": (
+        row(f"{GRADIENTS} atomic, bwd_convert", lambda: backward(deterministic=False)),
+    ),
+    "backward, packed": (row(f"{GRADIENTS}, bwd_dq plain", packed_backward),),
+    "backward, from lse too, and of sink logits and ALiBi slopes": (
+        row("bwd_preprocess, bwd_dkdv modified dkdv, bwd_dq modified, bwd_reduce, bwd_reduce", all_gradients),
+    ),
 }
+REQUESTS = [
+    pytest.param(make, each.launches, id=f"{feature} {number}")
+    for feature, rows in ROWS.items()
+    for number, (each, make) in enumerate((each, make) for each in rows for make in each.requests)
+]
 
 
-def test_the_table_and_these_requests_have_the_same_rows():
-    assert list(REQUESTS) == [feature for feature, _ in FEATURES]
-
-
-@pytest.mark.parametrize("feature", REQUESTS)
-def test_a_feature_runs_its_kernels(feature):
-    request = REQUESTS[feature]()
+def emulated(request):
+    """(every output by its name, specifications of the kernels in the order of their launches)."""
     arch = SmArch.SM89 if request.dtype.is_fp8 else SmArch.SM80
     arrays = with_outputs(request, require_arrays(request))
     in_place = {
         name: view.to_numpy().copy() for name, view in arrays.items() if name in ("k_cache", "v_cache")
     }
-    assert emulate(request, arch, arrays)
+    launched = []
+
+    def ptx(spec):
+        launched.append(spec)
+        return kernel_ptx(spec)
+
+    emulate(request, arch, arrays, ptx=ptx)
     results = {name: arrays[name].to_numpy().copy() for name in output_names(request, arrays)}
     for name, contents in in_place.items():  # the reference appends for itself
         arrays[name].to_numpy()[...] = contents
+    return results, launched
+
+
+def test_the_table_and_these_requests_have_the_same_rows():
+    assert list(ROWS) == [feature for feature, _ in FEATURES]
+
+
+@pytest.mark.parametrize(("make", "launches"), REQUESTS)
+def test_a_feature_runs_its_kernels(make, launches):
+    request = make()
+    results, launched = emulated(request)
+    assert tuple(" ".join(spec.features) for spec in launched) == launches
+    assert all(spec.dtype is request.dtype for spec in launched)
     expected = compute(request)
+    assert results
     for name, result in results.items():
         exact = np.asarray(getattr(expected, name)).astype(np.float64)
         found = result.astype(np.float64)
@@ -176,3 +260,23 @@ def test_a_feature_runs_its_kernels(feature):
         largest = max(1.0, np.abs(exact[finite]).max())
         tolerance = FP8_TOLERANCE if request.dtype.is_fp8 else TOLERANCE[result.dtype]
         assert np.abs(found[finite] - exact[finite]).max() <= tolerance * largest, name
+
+
+def test_without_batch_invariance_the_same_keys_are_split():
+    _, launched = emulated(dense(*qkv(lengths=SPLIT)))
+    assert [" ".join(spec.features) for spec in launched] == ["fwd plain decode", "combine"]
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_batch_invariance_shows_in_the_bits_of_a_sequence(batch_invariant):
+    q, k, v = (x[0] for x in qkv(lengths=(80, 700)))
+
+    def first_of(lengths):
+        cu_q, cu_k = (np.cumsum([0, *each], dtype=np.int32) for each in zip(*lengths, strict=True))
+        packed = (q[: cu_q[-1]], k[: cu_k[-1]], v[: cu_k[-1]])
+        request = VarlenFwdRequest.from_arrays(*packed, cu_q, cu_k, batch_invariant=batch_invariant)
+        results, _ = emulated(request)
+        return results["lse"][:, : lengths[0][0]]
+
+    alone, in_company = first_of([SPLIT]), first_of([SPLIT, (77, 100)])
+    assert np.array_equal(alone, in_company) is batch_invariant
