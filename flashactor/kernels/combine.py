@@ -33,6 +33,7 @@ class CombineSpec(KernelSpec):
         return (
             ("FA_BF16", flag(self.dtype is DType.BF16)),
             ("FA_THREADS", str(THREADS)),
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
             ("FA_PARAMS_BYTES", str(COMBINE_PARAMS.size)),
         )
 

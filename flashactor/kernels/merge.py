@@ -13,7 +13,7 @@ from flashactor.kernels.problem import lse_strides, row_strides
 from flashactor.kernels.spec import COMMON, KernelSpec, flag
 from flashactor.types import DType, SmArch
 
-WARPS = 4
+THREADS = 128
 CHUNK = 8
 """Elements of a row that a thread computes."""
 
@@ -39,13 +39,13 @@ class MergeSpec(KernelSpec):
 
     @property
     def threads(self) -> int:
-        return WARPS * 32
+        return THREADS
 
     @property
     def defines(self) -> tuple[tuple[str, str], ...]:
         return (
             ("FA_BF16", flag(self.dtype is DType.BF16)),
-            ("FA_WARPS", str(WARPS)),
+            ("FA_THREADS", str(THREADS)),
             ("FA_SHARED_BYTES", str(self.shared_bytes)),
             ("FA_PARAMS_BYTES", str(MERGE_PARAMS.size)),
         )
@@ -88,5 +88,5 @@ def merge_launch(
         values |= {name: view.pointer, **row_strides(name, view)}
     for name, view in (("lse_a", lse_a), ("lse_b", lse_b), ("lse", lse)):
         values |= {name: view.pointer, **lse_strides(view, name)}
-    rows_per_block = WARPS * (32 * CHUNK // head_dim)
+    rows_per_block = THREADS // 32 * (32 * CHUNK // head_dim)
     return launch(spec, -(-rows // rows_per_block), MERGE_PARAMS.pack(values))

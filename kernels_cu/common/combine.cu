@@ -7,10 +7,13 @@
 
 namespace flashactor {
 
+// Everything that is fixed at compile time; flashactor/kernels/combine.py passes the macros.
 struct Config {
   static constexpr bool kBf16 = FA_BF16;
   static constexpr int kThreads = FA_THREADS;
 
+  static_assert(kThreads % 32 == 0);
+  static_assert(FA_SHARED_BYTES == 0, "the plan reserves another amount of shared memory");
   static_assert(sizeof(CombineParams) == FA_PARAMS_BYTES, "the plan packs another parameter struct");
 };
 

@@ -13,9 +13,10 @@ namespace flashactor {
 // Everything that is fixed at compile time; flashactor/kernels/merge.py passes the macros.
 struct Config {
   static constexpr bool kBf16 = FA_BF16;
-  static constexpr int kWarps = FA_WARPS;
-  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kThreads = FA_THREADS;
+  static constexpr int kWarps = kThreads / 32;
 
+  static_assert(kThreads % 32 == 0);
   static_assert(FA_SHARED_BYTES == 0, "the plan reserves another amount of shared memory");
   static_assert(sizeof(MergeParams) == FA_PARAMS_BYTES, "the plan packs another parameter struct");
 };

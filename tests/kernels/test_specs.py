@@ -84,4 +84,4 @@ def test_every_spec_is_complete():
         assert spec.label.endswith(spec.arch.target)
         macros = dict(spec.defines)
         assert macros["FA_PARAMS_BYTES"].isdigit()
-        assert macros.get("FA_SHARED_BYTES", "0") == str(spec.shared_bytes)
+        assert macros["FA_SHARED_BYTES"] == str(spec.shared_bytes)
