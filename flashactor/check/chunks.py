@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from flashactor.check.case import Case
-from flashactor.check.layouts import CONTIGUOUS, HEADS_FIRST, MIXED, Layout, Layouts, numpy_type, placed
+from flashactor.check.layouts import CONTIGUOUS, HEADS_FIRST, MIXED, Layout, Layouts, placed
 from flashactor.check.pages import out_of_the_pool, page_table, poison_unused
 from flashactor.check.shapes import CAUSAL
 from flashactor.check.values import descales, int32, normal, score_options, sequences, unwritten_outputs
 from flashactor.kernels.append import AppendSpec, Pairs
 from flashactor.kernels.spec import Scores
+from flashactor.reference.quantization import numpy_dtype
 from flashactor.requests import ChunkedPrefillRequest, ChunkLayout
 from flashactor.types import DType, MaskKind
 
@@ -172,7 +173,7 @@ def _rotary(chunk: Chunk, dtype: DType, rng: np.random.Generator) -> dict[str, A
         return {}
     positions = max(chunk.prefixes) + chunk.tokens
     angles = rng.uniform(0, 2 * np.pi, (positions, chunk.rotary_dim // 2))
-    kind = np.dtype(np.float32) if chunk.float_tables else numpy_type(dtype)
+    kind = np.dtype(np.float32) if chunk.float_tables else numpy_dtype(dtype)
     # Rows ``[positions, pairs]`` with poison between them.
     layout = Layout.CONTIGUOUS if chunk.whole_tiles else Layout.PADDED
     return {

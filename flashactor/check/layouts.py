@@ -5,11 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-
-from flashactor.types import DType
 
 PADDING_BYTES = 16
 
@@ -31,11 +28,6 @@ CONTIGUOUS: Layouts = (Layout.CONTIGUOUS,) * 4
 HEADS_FIRST: Layouts = (Layout.HEADS_FIRST,) * 4
 MIXED: Layouts = (Layout.HEADS_FIRST, Layout.PADDED, Layout.CONTIGUOUS, Layout.PADDED)
 """No array's strides serve for another's. Where layouts are mixed, lse is strided as well."""
-
-
-def numpy_type(dtype: DType) -> np.dtype[Any]:
-    """NumPy's type of an element type."""
-    return np.dtype(getattr(ml_dtypes, dtype.numpy_name, dtype.numpy_name))
 
 
 def placed(values: NDArray[Any], layout: Layout) -> NDArray[Any]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from flashactor import reference
 from flashactor.arrays import ArrayView
-from flashactor.check.layouts import numpy_type
+from flashactor.executors.reference import attention_params
 from flashactor.reference import AttentionParams
 from flashactor.reference.backward import Gradients, backward_sequence
 from flashactor.reference.forward import forward_sequence
 from flashactor.reference.low_precision import FP8_WEIGHTS_SCALE
+from flashactor.reference.quantization import numpy_dtype
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
@@ -194,7 +195,7 @@ def _backward(request: Fa2BwdRequest | VarlenBwdRequest) -> dict[str, Expected]:
         keys = _end(request, "cu_seqlens_k")
         ends = {"dq": _end(request, "cu_seqlens_q"), "dk": keys, "dv": keys}
     exact, low, given = (_no_gradients(request, ends) for _ in range(3))
-    weights, params = numpy_type(request.dtype), params_of(request)
+    weights, params = numpy_dtype(request.dtype), attention_params(request)
     for index, part in enumerate(parts):
         operands = (dout[part.rows], part.q, part.k, part.v, params)
         into = [gradients.sequence(index, part.rows, part.keys) for gradients in (exact, low, given)]
@@ -277,13 +278,13 @@ def _forward(
         low_parts: the operands of the low-precision formula, where they are others.
         rows: of a packed batch, those that belong to some sequence; if none uses them, they see no key.
     """
-    params = params_of(request)
+    params = attention_params(request)
     out, lse = (view.astype(np.float64) for view in _arrays(request, "out", "lse"))
     if rows is not None:
         out[:rows], lse[:, :rows] = 0.0, -np.inf
     low = out.astype(request.arrays()["out"].to_numpy().dtype)
     # Weights become e4m3 where operands are fp8, of either type.
-    weights = numpy_type(DType.F8E4M3 if request.dtype.is_fp8 else request.dtype)
+    weights = numpy_dtype(DType.F8E4M3 if request.dtype.is_fp8 else request.dtype)
     weights_scale = FP8_WEIGHTS_SCALE if request.dtype.is_fp8 else 1.0
     allowed = LSE_TOLERANCE
     both = ((part, part) for part in parts) if low_parts is None else zip(parts, low_parts, strict=True)
@@ -296,22 +297,6 @@ def _forward(
             # Queries that are rounded once more have other scores.
             allowed = max(allowed, 2.0 * float(np.nanmax(np.abs(low_lse - lse[part.lse]))))
     return {"out": Expected(out, low), "lse": Expected(lse, allowed=allowed)}
-
-
-def params_of(request: AttentionRequest) -> AttentionParams:
-    """The scalars and per-head vectors of a request with arrays."""
-    return AttentionParams(
-        softmax_scale=request.scale,
-        window_left=request.mask.window_left,
-        window_right=request.mask.window_right,
-        sink_tokens=request.sink_tokens,
-        softcap=request.softcap,
-        alibi_slopes=_optional(request, "alibi_slopes"),
-        sink_logits=_optional(request, "sink_logits"),
-        dropout_p=request.dropout_p,
-        dropout_seed=request.dropout_seed,
-        dropout_offset=request.dropout_offset,
-    )
 
 
 def _one_rounding(stored: NDArray[Any]) -> NDArray[np.float64]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.check.layouts import UNWRITTEN, Layout, numpy_type, placed, unwritten_lse
+from flashactor.check.layouts import UNWRITTEN, Layout, placed, unwritten_lse
 from flashactor.kernels.spec import Scores
+from flashactor.reference.quantization import numpy_dtype
 from flashactor.types import DType
 
 SPARE_ROWS = 3
@@ -17,7 +18,7 @@ SPARE_ROWS = 3
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, std: float = 1.0) -> NDArray[Any]:
     """Normally distributed numbers of a type."""
-    return (std * rng.standard_normal(shape, np.float32)).astype(numpy_type(dtype))
+    return (std * rng.standard_normal(shape, np.float32)).astype(numpy_dtype(dtype))
 
 
 def rows_of(lengths: tuple[int, ...], *, packed: bool) -> tuple[int, ...]:
@@ -48,7 +49,7 @@ def unwritten_outputs(
     rows: tuple[int, ...], heads: int, head_dim: int, dtype: DType, *, layout: Layout, strided_lse: bool
 ) -> dict[str, Any]:
     """Room for out ``[*rows, heads, head_dim]`` and lse ``[..., heads, rows]``."""
-    out = np.full((*rows, heads, head_dim), UNWRITTEN, np.float32).astype(numpy_type(dtype))
+    out = np.full((*rows, heads, head_dim), UNWRITTEN, np.float32).astype(numpy_dtype(dtype))
     lse = (*rows[:-1], heads, rows[-1])
     return {"out": placed(out, layout), "lse": unwritten_lse(lse, strided=strided_lse)}
 

@@ -69,7 +69,7 @@ def compute(request: AttentionRequest) -> Outputs:
 @compute.register
 def _dense(request: DenseFwdRequest) -> Outputs:
     operands = request.require_operands()
-    out, lse = reference.forward(*_qkv(operands), _params(request, operands))
+    out, lse = reference.forward(*_qkv(operands), attention_params(request))
     return _forward_outputs(operands, out, lse)
 
 
@@ -80,7 +80,7 @@ def _dense_fp8(request: Fa2FwdFp8Request) -> Outputs:
     q, k, v = (
         reference.dequantize(x, _scale(scale)) for x, scale in zip(_qkv(operands), scales, strict=True)
     )
-    out, lse = reference.forward(q, k, v, _params(request, operands))
+    out, lse = reference.forward(q, k, v, attention_params(request))
     return _forward_outputs(operands, out, lse, request.out_dtype.numpy_name)
 
 
@@ -91,7 +91,7 @@ def _dense_backward(request: Fa2BwdRequest) -> Outputs:
     result = reference.backward(
         gradients.dout.to_numpy(),
         *_qkv(operands),
-        _params(request, operands),
+        attention_params(request),
         dlse=_optional(gradients.dlse),
     )
     return _backward_outputs(operands, gradients, result)
@@ -109,7 +109,7 @@ def _varlen(request: VarlenFwdRequest) -> Outputs:
         v[: cu_k[-1]],
         cu_q,
         cu_k,
-        _params(request, operands),
+        attention_params(request),
         _optional(offsets.seqused_q),
         _optional(offsets.seqused_k),
     )
@@ -131,7 +131,7 @@ def _varlen_backward(request: VarlenBwdRequest) -> Outputs:
         v[: cu_k[-1]],
         cu_q,
         cu_k,
-        _params(request, operands),
+        attention_params(request),
         None if dlse is None else dlse[:, : cu_q[-1]],
         _optional(offsets.seqused_q),
         _optional(offsets.seqused_k),
@@ -153,7 +153,7 @@ def _paged(request: PagedAttentionRequest) -> Outputs:
         v_cache,
         pages.page_table.to_numpy(),
         pages.seq_lens.to_numpy(),
-        _params(request, operands),
+        attention_params(request),
         layout=pages.layout.value,
         cu_seqlens_q=cu_q,
         k_scale=_scale(request.k_scale),
@@ -175,7 +175,7 @@ def _chunked(request: ChunkedPrefillRequest) -> Outputs:
         append.k_cache.to_numpy(),
         append.v_cache.to_numpy(),
         request.chunk.prefix_kv_tokens if lengths is None else lengths.to_numpy(),
-        _params(request, operands),
+        attention_params(request),
         page_table=None if append.pages is None else append.pages.page_table.to_numpy(),
         layout="NHD" if append.pages is None else append.pages.layout.value,
         rotary_cos=None if rotary is None else rotary.cos.to_numpy(),
@@ -200,11 +200,13 @@ def _merge(request: MergeStatesRequest) -> Outputs:
     )
 
 
-def _qkv(operands: Operands) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return operands.q.to_numpy(), operands.k.to_numpy(), operands.v.to_numpy()
+def attention_params(request: AttentionRequest) -> AttentionParams:
+    """The scalars and per-head vectors of a request with arrays.
 
-
-def _params(request: AttentionRequest, operands: Operands) -> AttentionParams:
+    Raises:
+        MissingOperandsError: a bare cell.
+    """
+    operands = request.require_operands()
     return AttentionParams(
         softmax_scale=request.scale,
         window_left=request.mask.window_left,
@@ -217,6 +219,10 @@ def _params(request: AttentionRequest, operands: Operands) -> AttentionParams:
         dropout_seed=request.dropout_seed,
         dropout_offset=request.dropout_offset,
     )
+
+
+def _qkv(operands: Operands) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return operands.q.to_numpy(), operands.k.to_numpy(), operands.v.to_numpy()
 
 
 def _optional(view: ArrayView | None) -> NDArray[Any] | None:

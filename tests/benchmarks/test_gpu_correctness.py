@@ -14,13 +14,13 @@ from benchmarks.gpu_check.sdpa import LongCase, check_against_sdpa, sdpa_cases
 from flashactor import DType, FlashAttnActor
 from flashactor.check.case import Case
 from flashactor.check.cases import CASES, cases_of
-from flashactor.check.layouts import numpy_type
 from flashactor.errors import LaunchError
 from flashactor.executors.base import Outputs
 from flashactor.executors.reference import ReferenceExecutor, compute
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.reference.quantization import numpy_dtype
 
 HOST = TorchArrays("cpu")
 LIBRARIES = [HOST, CupyArrays(cupy_on_numpy())]
@@ -49,7 +49,7 @@ def small_case(name="one tile"):
 @pytest.mark.parametrize("library", LIBRARIES, ids=["torch", "cupy"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float32", "int32"])
 def test_values_and_what_lies_around_them_survive_the_way(library, dtype):
-    kind = numpy_type(DType.parse(dtype)) if dtype not in ("float32", "int32") else np.dtype(dtype)
+    kind = numpy_dtype(DType.parse(dtype)) if dtype not in ("float32", "int32") else np.dtype(dtype)
     memory = np.arange(2 * 3 * 8).reshape(2, 3, 8).astype(kind)
     host = memory.swapaxes(0, 1)[1:, :, 2:6]
     array = library.put(host)

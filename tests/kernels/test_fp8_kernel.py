@@ -10,10 +10,10 @@ from flashactor import DType, Fa2FwdFp8Request, Fa3FwdFp8Request, MaskKind, SmAr
 from flashactor.errors import Fp8RequiresHopperError, NoKernelError
 from flashactor.executors.emulator import emulate
 from flashactor.executors.operands import with_outputs
+from flashactor.executors.reference import attention_params
 from flashactor.kernels.forward import forward_shape
 from flashactor.kernels.select import choose_kernels
 from flashactor.kernels.sm80_fp8 import ARCHS, fp8_forward_specs
-from flashactor.reference import AttentionParams
 
 E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
 SLOPES = np.array([0.5, 0.25, 0.1, 0.05], np.float32)
@@ -31,23 +31,6 @@ def operands(seqlen_q, seqlen_k, heads=(2, 1), head_dim=64, head_dim_v=None, *, 
     return tuple(rng.standard_normal(s).astype(dtype) for s, dtype in zip(shapes, (E4M3, k, v), strict=True))
 
 
-def params_of(request):
-    """What the reference is told."""
-    views, mask = request.require_operands(), request.mask
-    return AttentionParams(
-        request.scale,
-        mask.window_left,
-        mask.window_right,
-        request.sink_tokens,
-        request.softcap,
-        None if views.alibi_slopes is None else views.alibi_slopes.to_numpy(),
-        None if views.sink_logits is None else views.sink_logits.to_numpy(),
-        request.dropout_p,
-        request.dropout_seed,
-        request.dropout_offset,
-    )
-
-
 def descales(scale, heads):
     """One for each head."""
     values = scale if isinstance(scale, float) else scale.to_numpy().reshape(-1)
@@ -56,7 +39,7 @@ def descales(scale, heads):
 
 def expected(request):
     """out and lse in float64, and out as tensor cores compute it."""
-    views, params = request.require_operands(), params_of(request)
+    views, params = request.require_operands(), attention_params(request)
     arrays = [view.to_numpy() for view in (views.q, views.k, views.v)]
     scales = [
         descales(scale, x.shape[2])
