@@ -11,11 +11,10 @@ from itertools import product
 from typing import ClassVar
 
 from flashactor.kernels.params import FWD_PARAMS
-from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.kernels.spec import DTYPES, KernelSpec, Scores, Tile, flag
 from flashactor.types import DType, SmArch
 
 FAMILY = "sm80_mma"
-DTYPES = (DType.F16, DType.BF16)
 HEAD_DIMS = ((32, 32), (64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256))
 """Padded head_dims of q and k, and of v. Others run in the least of these that holds them."""
 
@@ -163,7 +162,7 @@ DECODE_TILES = (
     TileChoice(32, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
     TileChoice(64, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
     TileChoice(96, _ALL, Tile(16, 64, 4, 4), "as many bytes in flight as with 64 and 128 keys"),
-    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "36 KB: two to six blocks an SM"),
+    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "36 KB: two to four blocks an SM"),
     TileChoice(192, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
     TileChoice(256, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
 )
@@ -172,8 +171,8 @@ DECODE_TILES = (
 FP8_KV_DECODE_TILES = (
     TileChoice(32, _ALL, Tile(16, 128, 4, 4), "few rows: the warps share the keys"),
     TileChoice(64, _ALL, Tile(16, 64, 4, 4), "128 keys spill"),
-    TileChoice(96, _ALL, Tile(16, 64, 4, 4), "as many bytes in flight as with 64 and 128 keys"),
-    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "52 KB: one to four blocks an SM"),
+    TileChoice(96, _ALL, Tile(16, 64, 4, 4), "39 KB: two to four blocks an SM"),
+    TileChoice(128, _ALL, Tile(16, 64, 4, 4), "52 KB: one to three blocks an SM"),
     TileChoice(192, _ALL, Tile(16, 64, 4, 4), "one m16 tile for all warps"),
     TileChoice(256, _ALL, Tile(16, 32, 2, 2), "room for keys and values in 8 bits beside those in 16"),
 )
