@@ -1,9 +1,7 @@
-"""The instructions that a kernel's main loop issues, counted in its SASS, against what the tensor cores
-allow.
+"""The instructions that a kernel's main loop issues, counted in its SASS, against what the tensor cores allow.
 
 On a machine without a GPU this stands for a clock: if the other pipes need fewer cycles than the tensor
-cores, they can
-hide behind them. It says nothing of latencies, nor of bank conflicts.
+cores, they can hide behind them. It says nothing of latencies, nor of bank conflicts.
 """
 
 from __future__ import annotations
@@ -43,8 +41,7 @@ class Pipes:
 
     From the CUDA C++ Programming Guide's table of arithmetic throughput and the A100 whitepaper: a quarter
     multiplies 256 pairs a cycle (m16n8k16 is 2048), has 16 lanes for floats, 16 for conversions to 16 bits
-    and 4
-    for exp2; shared memory gives 128 bytes a cycle to all four quarters, and an ldmatrix.x4 is 512.
+    and 4 for exp2; shared memory gives 128 bytes a cycle to all four quarters, and an ldmatrix.x4 is 512.
     """
 
     tensor: int = 8
@@ -103,7 +100,7 @@ def loop_budget(cubin: bytes, ideal: int) -> LoopBudget:
     Args:
         cubin: of a kernel with one outermost loop around tensor instructions.
         ideal: tensor instructions that an iteration of a warp needs. An inner loop is taken as often as gives
-        these.
+            these.
 
     Raises:
         CompileError: the code has no such loop, or its tensor instructions do not add up.
@@ -191,8 +188,7 @@ def _main_loop(blocks: Sequence[_Block]) -> tuple[int, int]:
 
 
 def _cheapest(blocks: Sequence[_Block], loop: tuple[int, int]) -> list[int]:
-    """The path through the loop with most asynchronous copies, and of those with fewest other
-    instructions."""
+    """The path through the loop with most asynchronous copies; of those, with fewest other instructions."""
     first, last = loop
     cost = {first: _cost(blocks[first])}
     before: dict[int, int] = {}

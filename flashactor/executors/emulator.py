@@ -103,8 +103,7 @@ def emulate(
     """Run a request's kernels on host arrays; one result for each launch.
 
     Inputs must not be written, outputs and scratch memory must not be read before they are written, and the
-    bytes
-    between the elements of a strided array must not be touched at all.
+    bytes between the elements of a strided array must not be touched at all.
 
     Args:
         request: a request with arrays.

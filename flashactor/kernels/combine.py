@@ -59,8 +59,7 @@ def combine_launch(
         head_dim: of out.
         num_splits: of each row.
         partial: addresses of float32 ``[num_splits, rows, head_dim]`` and ``[num_splits, rows]``, where rows
-        are in the
-            order of a contiguous lse.
+            are in the order of a contiguous lse.
         arrays: out, lse, and what of sink_logits and cu_seqlens_q there is.
 
     Raises:

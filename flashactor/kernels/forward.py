@@ -159,7 +159,7 @@ def forward_launches(
 
     Raises:
         LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not
-        contiguous.
+            contiguous.
     """
     shape = forward_shape(request, arch)
     if isinstance(request, PagedAttentionRequest):
@@ -242,8 +242,7 @@ def division(divisor: int) -> tuple[int, int]:
     """(multiplier, shift) with ``n // divisor == (n * multiplier >> 32) >> shift`` for 0 <= n < 2**31.
 
     Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. A
-    divisor of 1
-    has no multiplier of 32 bits; the kernels do not divide by it.
+    divisor of 1 has no multiplier of 32 bits; the kernels do not divide by it.
     """
     if divisor == 1:
         return 0, 0
