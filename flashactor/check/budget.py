@@ -1,4 +1,4 @@
-"""The instructions that a kernel's main loop issues, counted in its SASS, against what the tensor cores allow.
+"""The instructions of a kernel's main loop, counted in its SASS, against what the tensor cores allow.
 
 On a machine without a GPU this stands for a clock: if the other pipes need fewer cycles than the tensor
 cores, they can hide behind them. It says nothing of latencies, nor of bank conflicts.
