@@ -29,7 +29,8 @@ from benchmarks.report import median, write
 from flashactor.cache import CubinCache
 from flashactor.cache.folder import CubinFolder
 from flashactor.cache.record import cache_key
-from flashactor.kernels.sm80 import DTYPES, forward_spec
+from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.spec import DTYPES
 from flashactor.types import DType, SmArch
 
 LARGE_CUBIN_BYTES = 100 * 1000

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flashactor.check.layouts import CONTIGUOUS, HEADS_FIRST, MIXED, Layouts
 from flashactor.kernels.spec import Tile
+from flashactor.kernels.splits import INVARIANT_KEYS_PER_SPLIT
 from flashactor.types import MaskKind
 
 FULL, CAUSAL = MaskKind.full(), MaskKind.causal()
@@ -54,9 +55,6 @@ class Shape:
         """Whether the sequences must be packed."""
         return self.packed or len(set(self.q)) > 1 or len(set(self.k)) > 1 or self.used_q is not None
 
-
-FIXED_SPLIT = 2048
-"""Keys of a split of a batch-invariant request."""
 
 LONG = 1100
 """Keys that are cut into splits, whatever the tile."""
@@ -124,7 +122,11 @@ def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
         Shape(name="splits", q=(40, 33), k=(LONG, 90), heads=(1, 1), mask=CAUSAL, learned_sinks=True),
         # Packed and batch-invariant: single rows, too, go through a tile for many.
         Shape(
-            name="fixed splits", q=(1, 1, 3), k=(1, FIXED_SPLIT + 52, 100), heads=(1, 1), batch_invariant=True
+            name="fixed splits",
+            q=(1, 1, 3),
+            k=(1, INVARIANT_KEYS_PER_SPLIT + 52, 100),
+            heads=(1, 1),
+            batch_invariant=True,
         ),
         Shape(
             name="several key blocks",
@@ -185,7 +187,13 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
             mask=MaskKind.sliding(20, 5),
         ),
         Shape(name="splits", q=(2, 3), k=(LONG, 90), heads=(4, 2), mask=CAUSAL, learned_sinks=True),
-        Shape(name="fixed splits", q=(1,), k=(FIXED_SPLIT + 52,), heads=(4, 2), batch_invariant=True),
+        Shape(
+            name="fixed splits",
+            q=(1,),
+            k=(INVARIANT_KEYS_PER_SPLIT + 52,),
+            heads=(4, 2),
+            batch_invariant=True,
+        ),
         Shape(
             name="several key blocks", q=(3,), k=(3 * n - 5,), heads=(4, 2), mask=CAUSAL, every_schedule=True
         ),

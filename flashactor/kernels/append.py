@@ -11,7 +11,7 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import contiguous, page_values, row_strides, scale_values
-from flashactor.kernels.spec import COMMON, KernelSpec, flag
+from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, flag
 from flashactor.requests.operands import KvLayout, PageTable, Rotary
 from flashactor.types import DType, SmArch
 
@@ -105,7 +105,7 @@ def append_spec(
 
 def append_specs(arch: SmArch) -> tuple[AppendSpec, ...]:
     """Every append kernel, each once."""
-    cells = product((DType.F16, DType.BF16), _FP8, Pairs)
+    cells = product(DTYPES, _FP8, Pairs)
     return tuple(AppendSpec(COMMON, arch, dtype, fp8, pairs) for dtype, fp8, pairs in cells)
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from flashactor.kernels.backward_params import BWD_PARAMS, REDUCE_PARAMS
 from flashactor.kernels.backward_tiles import BLACKWELL, DKDV_TILES, DQ_TILES, tile_row
-from flashactor.kernels.sm80 import DTYPES, FAMILY, HEAD_DIMS, padded_head_dims
-from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.kernels.sm80 import FAMILY, HEAD_DIMS, padded_head_dims
+from flashactor.kernels.spec import DTYPES, KernelSpec, Scores, Tile, flag
 from flashactor.types import DType, SmArch
 
 STAT_ROWS = 128

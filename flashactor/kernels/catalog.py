@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flashactor.kernels import sm80
 from flashactor.kernels.append import append_specs
 from flashactor.kernels.backward_spec import all_backward_specs
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_specs
+from flashactor.kernels.sm80 import forward_specs
 from flashactor.kernels.sm80_fp8 import fp8_forward_specs
-from flashactor.kernels.spec import KernelSpec
+from flashactor.kernels.spec import DTYPES, KernelSpec
 from flashactor.types import SmArch
 
 
@@ -20,9 +20,9 @@ def all_specs(arch: SmArch | None = None) -> tuple[KernelSpec, ...]:
 
 def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
     return (
-        *sm80.forward_specs(arch),
+        *forward_specs(arch),
         *fp8_forward_specs(arch),
-        *(combine_spec(arch, dtype) for dtype in sm80.DTYPES),
+        *(combine_spec(arch, dtype) for dtype in DTYPES),
         *append_specs(arch),
         *merge_specs(arch),
         *all_backward_specs(arch),

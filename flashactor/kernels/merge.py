@@ -10,7 +10,7 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import lse_strides, row_strides
-from flashactor.kernels.spec import COMMON, KernelSpec, flag
+from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, flag
 from flashactor.types import DType, SmArch
 
 THREADS = 128
@@ -58,7 +58,7 @@ def merge_spec(arch: SmArch, dtype: DType) -> MergeSpec:
 
 def merge_specs(arch: SmArch) -> tuple[MergeSpec, ...]:
     """Every merge kernel, each once."""
-    return tuple(merge_spec(arch, dtype) for dtype in (DType.F16, DType.BF16))
+    return tuple(merge_spec(arch, dtype) for dtype in DTYPES)
 
 
 def merge_launch(

@@ -47,6 +47,9 @@ class Tile:
         return f"{self.m}x{self.n}w{self.warps}" + ("k" if self.key_warps > 1 else "")
 
 
+DTYPES = (DType.F16, DType.BF16)
+"""Element types of kernels whose operands are not fp8."""
+
 COMMON = "common"
 """The family of kernels that every implementation may launch."""
 

@@ -10,7 +10,9 @@ import pytest
 from plan_tools import FORMATS
 
 from flashactor import kernels
+from flashactor.kernels.backward_spec import STAT_ROWS
 from flashactor.kernels.params import FWD_PARAMS, PROBLEM, StructLayout
+from flashactor.kernels.problem import UNLIMITED
 
 HEADERS = Path(__file__).resolve().parents[2] / "kernels_cu"
 NESTED = {"Problem": 8}
@@ -77,6 +79,17 @@ def test_the_layout_has_no_padding_in_c(name):
     assert offset == layout.size
     assert offset % 8 == 0, "C would pad the end"
     assert offset <= 4096, "more than a kernel's parameters may be"
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "mirror"),
+    [("params.cuh", "kUnlimited", UNLIMITED), ("bwd_params.cuh", "kStatRows", STAT_ROWS)],
+)
+def test_constants_are_those_of_the_header(header, name, mirror):
+    (value,) = re.findall(
+        rf"^constexpr int {name} = (\w+);", (HEADERS / "common" / header).read_text(), re.MULTILINE
+    )
+    assert int(value, 0) == mirror
 
 
 def test_pack_takes_exactly_the_fields():

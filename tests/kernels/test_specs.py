@@ -7,7 +7,6 @@ import pytest
 from flashactor import DType, SmArch
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.sm80 import (
-    DTYPES,
     HEAD_DIMS,
     SHARED_BYTES_PER_BLOCK,
     TILE_TABLES,
@@ -15,7 +14,7 @@ from flashactor.kernels.sm80 import (
     forward_specs,
     padded_head_dims,
 )
-from flashactor.kernels.spec import KernelSpec, Scores
+from flashactor.kernels.spec import DTYPES, KernelSpec, Scores
 
 
 @pytest.mark.parametrize("arch", SmArch)
