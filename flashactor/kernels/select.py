@@ -19,7 +19,7 @@ from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
 from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.requests.scaled import CachedKvRequest
-from flashactor.types import DType, SmArch
+from flashactor.types import SmArch
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,6 @@ def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
     if isinstance(request, Fa2FwdFp8Request):
         return fp8_reasons(request, arch)
-    if request.dtype not in (DType.F16, DType.BF16):
-        return (f"multiplies f16 and bf16, not {request.dtype.tag}",)
     if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
         return tuple(row_reasons(request))
     return ()
