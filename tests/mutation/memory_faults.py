@@ -1,180 +1,163 @@
-"""Faults of synchronisation, of copies and of addresses."""
+"""Faults of synchronisation, of copies and of addresses in the forward kernel."""
 
 from planted import (
     ACCESS,
-    ASSERT_SHARED,
     ASYNC,
     BLOCKS,
-    CAUSAL,
     COMPILE,
     CONFLICTS,
-    D72,
+    D96,
     D128,
-    D224,
     DEADLOCK,
     DIVERGENCE,
-    FULL,
+    FWD,
     GROUPED,
-    K_IS_THERE,
-    K_LANE,
-    KERNEL,
     LAUNCH,
-    LESS_8,
-    LESS_24,
-    LOAD_NEXT_K,
-    LOAD_Q,
-    LOAD_V,
+    LOOP,
     MIXED,
     MORE_QUERIES,
     ONE_TILE,
     OUT,
-    PARAMS,
+    OUTPUT,
     PTX,
     RACE,
     RAGGED,
-    TILE,
+    SMALLER,
     UNWRITTEN,
-    V_IS_THERE,
-    WAIT,
+    USED,
+    WORK,
     at,
     fault,
     in_file,
     in_kernel,
+    in_loop,
+    in_output,
+    in_tile,
     short,
 )
 
+WAIT = "    cp_async_wait<0>();\n"
+K_IS_THERE = "    __syncthreads();  // K is there for all; V of the block before is read by none any more\n"
+V_IS_THERE = "    __syncthreads();  // V is there for all; K is read by none any more\n"
+LOAD_V = "    v.load(v_target, first_key);\n"
+LOAD_NEXT_K = "    if (index > first_block) k.load(k_target, blocks.block(index - 1) * C::kTileN);\n"
+K_LANE = "TileK::lane_offset(lane.first_key + l % 8 + l / 16 * 8, l / 8 % 2)"
+LOOP_BEGINS = "  for (; index >= first_block; --index) {\n"
+BEFORE_Q = "  if (index >= first_block) {\n    const auto* q"
+
 SYNCHRONISATION = (
-    in_kernel("no barrier before V is loaded", K_IS_THERE, "", RACE, races=True),
-    in_kernel("no barrier before the next K is loaded", V_IS_THERE, "", RACE, races=True),
-    in_kernel("V is loaded before the barrier", K_IS_THERE + LOAD_V, LOAD_V + K_IS_THERE, RACE, races=True),
-    in_kernel(
-        "the next K is loaded before the barrier",
-        V_IS_THERE + LOAD_NEXT_K,
-        LOAD_NEXT_K + V_IS_THERE,
-        RACE,
-        races=True,
-    ),
-    in_kernel("the wait for K is behind the barrier", WAIT + K_IS_THERE, K_IS_THERE + WAIT, RACE, races=True),
-    in_kernel("the wait for V is behind the barrier", WAIT + V_IS_THERE, V_IS_THERE + WAIT, RACE, races=True),
-    in_kernel("no __syncwarp before out is read back", "  __syncwarp();\n", "", RACE, races=True),
-    in_kernel(
+    in_loop("no barrier before V is loaded", K_IS_THERE, "", RACE, races=True),
+    in_loop("no barrier before the next K is loaded", V_IS_THERE, "", RACE, races=True),
+    in_loop("the wait for K is behind the barrier", WAIT + K_IS_THERE, K_IS_THERE + WAIT, RACE, races=True),
+    in_loop("the wait for V is behind the barrier", WAIT + V_IS_THERE, V_IS_THERE + WAIT, RACE, races=True),
+    in_output("no __syncwarp before out is read back", "  __syncwarp();\n", "", RACE, races=True),
+    in_loop(
         "a wait for K that leaves one group",
         WAIT + K_IS_THERE,
         WAIT.replace("0", "1") + K_IS_THERE,
         UNWRITTEN,
     ),
-    in_kernel(
-        "a wait for V that leaves one group",
-        WAIT + V_IS_THERE,
-        WAIT.replace("0", "1") + V_IS_THERE,
-        UNWRITTEN,
-    ),
-    in_kernel("no wait for K", WAIT + K_IS_THERE, K_IS_THERE, UNWRITTEN),
-    in_kernel("no wait for V", WAIT + V_IS_THERE, V_IS_THERE, UNWRITTEN),
-    in_kernel("no commit", "    cp_async_commit();\n", "", UNWRITTEN),
-    in_kernel(
+    in_loop("no wait for K", WAIT + K_IS_THERE, K_IS_THERE, UNWRITTEN),
+    in_loop("no commit", "    cp_async_commit();\n", "", UNWRITTEN),
+    in_loop(
         "a barrier that half of the lanes reach",
         V_IS_THERE,
         "    if (lane.lane < 16) __syncthreads();\n",
         DIVERGENCE,
     ),
-    in_kernel(
-        "a barrier that half of the warps reach",
-        V_IS_THERE,
-        "    if (threadIdx.x < 64) __syncthreads();\n",
-        RACE,
-        races=True,
-    ),
-    in_kernel(
+    in_output(
         "a __syncwarp that half of the lanes reach",
         "  __syncwarp();\n",
         "  if (lane.lane < 16) __syncwarp();\n",
         DIVERGENCE,
     ),
-    in_kernel(
+    in_loop(
         "a barrier that counts a warp too many",
         V_IS_THERE,
         '    asm volatile("bar.sync 0, %0;" ::"n"(C::kThreads + 32) : "memory");\n',
         DEADLOCK,
     ),
-    in_kernel(
+    in_output(
         "a shuffle of valid rows alone",
-        "      const float total = quad_sum(row.sum);\n",
-        "      float total = 0.f;\n"
-        "      if (work.first_row + lane.row(m, half) < p.seqlen_q) total = quad_sum(row.sum);\n",
+        "      const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), "
+        "lane.lane % 4 == 0);\n",
+        "      float total = 0.f;\n      if (output.exists(tile_row)) total = quad_sum(row.sum);\n"
+        "      const float factor = output.finish_row(tile_row, row.max, total, lane.lane % 4 == 0);\n",
         DIVERGENCE,
     ),
-    in_kernel(
+    in_loop(
         "a thread that leaves the loop early",
-        "    float s[C::kMTiles]",
-        "    if (block == 0 && threadIdx.x == 0) break;\n    float s[C::kMTiles]",
+        "    typename C::ScoreTile s;\n",
+        "    if (index == first_block && threadIdx.x == 0) break;\n    typename C::ScoreTile s;\n",
         DIVERGENCE,
     ),
-    in_kernel("a loop that does not end", "block >= 0; --block", "block >= 0;", DEADLOCK),
-    fault(
-        "Q is loaded where nothing waits for it",
-        ASYNC,
-        CAUSAL,
-        MORE_QUERIES,
-        at(KERNEL, "  if (block >= 0) {\n" + LOAD_Q, LOAD_Q + "  if (block >= 0) {\n"),
-    ),
-    in_kernel(
-        "K is loaded although no block is visible",
-        "  if (block >= 0) {\n",
-        "  {\n",
+    in_loop("a loop that does not end", LOOP_BEGINS, LOOP_BEGINS.replace("--index", ""), DEADLOCK),
+    in_loop(
+        "tiles are loaded although no block is visible",
+        BEFORE_Q,
+        BEFORE_Q.replace("if (index >= first_block) ", ""),
         ACCESS,
-        CAUSAL,
+        FWD,
         MORE_QUERIES,
+    ),
+    in_loop(
+        "a row of blocks ends with the queries that count",
+        "first_query >= sequence.stored_q",
+        "first_query >= sequence.seqlen_q",
+        OUT,
+        FWD,
+        USED,
     ),
 )
 """Barriers, waits and commits."""
 
 TILES = (
-    in_kernel("V is loaded over K", "load_kv(shared.v, v,", "load_kv(shared.k, v,", UNWRITTEN),
-    in_kernel(
-        "the next K is loaded over V",
-        "load_kv(shared.k, k, p.k_stride_row, block - 1)",
-        "load_kv(shared.v, k, p.k_stride_row, block - 1)",
+    in_loop(
+        "V is loaded over K", "? shared.staged_v : shared.v;", "? shared.staged_v : shared.k;", UNWRITTEN
+    ),
+    in_loop(
+        "V is read from K's array",
+        "key_value(TileV{}, p.v, p.v_stride_batch",
+        "key_value(TileV{}, p.k, p.v_stride_batch",
+        OUT,
+    ),
+    in_kernel("S is computed with V", "shared.k + " + K_LANE, "shared.v + " + K_LANE, UNWRITTEN),
+    in_loop("the next K is this one", "blocks.block(index - 1)", "blocks.block(index)", OUT),
+    in_loop("a K before the first one is loaded", "if (index > first_block) k.load", "k.load", ACCESS),
+    in_loop(
+        "V's tile begins inside K's",
+        "shared.v = shared.k + C::kKBytes;",
+        "shared.v = shared.k + C::kKBytes / 2;",
         UNWRITTEN,
     ),
-    in_kernel("V is read from K's array", "load_kv(shared.v, v,", "load_kv(shared.v, k,", OUT),
-    in_kernel("K is read from V's array", "load_kv(shared.k, k,", "load_kv(shared.k, v,", OUT, times=2),
-    in_kernel("S is computed with V", "shared.k + " + K_LANE, "shared.v + " + K_LANE, UNWRITTEN),
-    in_kernel("the next K is this one", "block - 1);", "block);", OUT),
-    in_kernel("a K before the first one is loaded", "if (block > 0) load_kv", "load_kv", ACCESS),
-    in_kernel(
-        "V's tile begins inside K's", "shared.k + C::kKvBytes;", "shared.k + C::kKvBytes / 2;", UNWRITTEN
+    in_loop(
+        "K's tile begins inside Q's",
+        "shared.k = shared.q + C::kQBytes;",
+        "shared.k = shared.q + C::kQBytes - 128;",
+        ASYNC,
     ),
-    in_kernel("K's tile begins inside Q's", "shared.q + C::kQBytes;", "shared.q + C::kQBytes - 128;", ASYNC),
-    in_kernel(
+    in_loop(
         "V's tile ends outside of shared memory",
-        "shared.k + C::kKvBytes;",
-        "shared.k + C::kKvBytes + 128;",
+        "shared.v = shared.k + C::kKBytes;",
+        "shared.v = shared.k + C::kKBytes + 128;",
         ACCESS,
     ),
-    in_kernel(
+    in_output(
         "out is staged over V",
-        "shared.q + SharedTile::lane_offset(tile_row,",
-        "shared.v + SharedTile::lane_offset(tile_row,",
-        RACE,
+        "shared.q + TileOut::lane_offset(tile_row,",
+        "shared.v + TileOut::lane_offset(tile_row,",
+        ACCESS,
         times=2,
         races=True,
     ),
-    fault("the plan has too little shared memory", COMPILE, short(FULL), BLOCKS),
-    fault(
-        "the plan has too little shared memory, and nothing asserts it",
-        ACCESS,
-        short(FULL),
-        BLOCKS,
-        at(KERNEL, ASSERT_SHARED, ""),
-    ),
+    fault("the plan has too little shared memory", COMPILE, short(FWD), BLOCKS),
     fault(
         "two fields of the parameters change places",
         OUT,
-        FULL,
+        FWD,
         MIXED,
         at(
-            PARAMS,
+            "common/fwd_params.cuh",
             "  i64 k_stride_row;\n  i64 k_stride_head;\n",
             "  i64 k_stride_head;\n  i64 k_stride_row;\n",
         ),
@@ -182,10 +165,17 @@ TILES = (
     fault(
         "the parameters lack a field",
         COMPILE,
-        FULL,
+        FWD,
         BLOCKS,
-        at(PARAMS, "  i64 lse_stride_row;\n", ""),
-        at(KERNEL, "query * p.lse_stride_row", "query"),
+        at("common/fwd_params.cuh", "  i64 page_table_stride;\n", ""),
+        at(LOOP, "work.batch * p.page_table_stride", "work.batch"),
+    ),
+    in_file(
+        "common/params.cuh",
+        "two lengths of the problem change places",
+        "  int seqlen_q;  // of the longest sequence\n  int seqlen_k;  // of the longest sequence\n",
+        "  int seqlen_k;\n  int seqlen_q;\n",
+        ACCESS,
     ),
     in_kernel(
         "a launch bound below the block",
@@ -197,107 +187,74 @@ TILES = (
 """Which tile is where, and what the plan reserves."""
 
 LOADS = (
-    in_file(
-        TILE,
-        "rows are loaded unguarded",
-        "row + r < rows && chunk + c < chunks",
-        "chunk + c < chunks",
-        ACCESS,
+    in_tile(
+        "rows are loaded unguarded", "bool valid = !Guarded || row + r < rows;", "bool valid = true;", ACCESS
     ),
-    in_file(
-        TILE,
-        "chunks are loaded unguarded",
-        "row + r < rows && chunk + c < chunks",
-        "row + r < rows",
-        ACCESS,
-        D72,
-        LESS_24,
-    ),
-    in_file(TILE, "one row too many is loaded", "row + r < rows", "row + r <= rows", ACCESS),
-    in_file(
-        TILE,
-        "one chunk too many is loaded",
-        "chunk + c < chunks",
-        "chunk + c <= chunks",
-        ACCESS,
-        D72,
-        LESS_24,
-    ),
-    in_file(TILE, "the last row is not loaded", "row + r < rows", "row + r < rows - 1", OUT),
-    in_file(TILE, "the last chunk is not loaded", "chunk + c < chunks", "chunk + c < chunks - 1", OUT),
-    in_file(
-        TILE, "ragged tiles count as whole", "rows >= Rows && chunks == kChunks", "chunks == kChunks", ACCESS
-    ),
-    in_file(
-        TILE,
+    in_tile("chunks are loaded unguarded", "valid && chunk + c < chunks", "valid", ACCESS, FWD, SMALLER),
+    in_tile("one row too many is loaded", "row + r < rows;", "row + r <= rows;", ACCESS),
+    in_tile("ragged tiles count as whole", "rows >= Rows && chunks == kChunks", "chunks == kChunks", ACCESS),
+    in_tile(
         "narrow tiles count as whole",
         "rows >= Rows && chunks == kChunks",
         "rows >= Rows",
-        OUT,
-        D224,
-        LESS_8,
+        ACCESS,
+        FWD,
+        SMALLER,
     ),
-    in_file(
-        TILE,
-        "the last step of rows is not loaded",
-        "r < Rows; r += kRowStep",
-        "r < Rows - kRowStep; r += kRowStep",
-        UNWRITTEN,
-    ),
-    in_file(
-        TILE,
+    in_tile(
         "the last chunks are not loaded",
         "c < kChunks; c += kSpan",
         "c < kChunks - kSpan; c += kSpan",
         UNWRITTEN,
         D128,
     ),
-    in_file(TILE, "rows are loaded twice", "from += kRowStep * stride", "from += kRowStep / 2 * stride", OUT),
     in_file(PTX, "a guarded copy that reads in any case", '"r"(valid ? 16 : 0)', '"r"(16)', ACCESS),
-    in_file(PTX, "a guarded copy of half a chunk", '"r"(valid ? 16 : 0)', '"r"(valid ? 8 : 0)', OUT),
-    in_kernel("all rows of K count as valid", "p.seqlen_k - first_key, chunks", "p.seqlen_k, chunks", ACCESS),
-    in_kernel(
-        "all rows of Q count as valid",
-        "p.seqlen_q - work.first_row, chunks",
-        "p.seqlen_q, chunks",
+    in_loop(
+        "all rows of K count as valid",
+        "const int rows = seqlen - first_key;",
+        "const int rows = seqlen;",
         ACCESS,
-        FULL,
+    ),
+    in_loop(
+        "all rows of Q count as valid",
+        "sequence.seqlen_q * p.pack - work.first_row",
+        "sequence.seqlen_q * p.pack",
+        ACCESS,
+        FWD,
         RAGGED,
     ),
-    in_file(
-        TILE,
+    in_loop(
+        "rows of a packed tile count as queries",
+        "sequence.seqlen_q * p.pack - work.first_row",
+        "sequence.seqlen_q - work.first_row",
+        OUT,
+        FWD,
+        GROUPED,
+    ),
+    in_tile(
         "no swizzle",
-        "return kSpan == 8 ? row & 7 : (row >> 1) & 3;",
+        "return kSpan == 8 ? row & 7 : kSpan == 4 ? (row >> 1) & 3 : (row >> 2) & 1;",
         "return 0;",
         CONFLICTS,
-        FULL,
+        FWD,
         ONE_TILE,
     ),
-    in_file(
-        TILE,
-        "the swizzle of short rows takes every row",
-        "(row >> 1) & 3",
-        "row & 3",
-        CONFLICTS,
-        D224,
-        ONE_TILE,
+    in_tile(
+        "the swizzle of short rows takes every row", "(row >> 1) & 3", "row & 3", CONFLICTS, D96, ONE_TILE
     ),
-    in_file(
-        TILE,
+    in_tile(
         "copies without the swizzle",
         "tile + lane_offset(row, chunk)",
         "tile + row * kRowBytes + chunk * kChunkBytes",
         OUT,
     ),
-    in_file(
-        TILE,
+    in_tile(
         "reads with another swizzle",
         "(lane_address ^ ((chunk & (kSpan - 1)) * kChunkBytes))",
         "(lane_address + (chunk & (kSpan - 1)) * kChunkBytes)",
         UNWRITTEN,
     ),
-    in_file(
-        TILE,
+    in_tile(
         "chunks behind the swizzle's span are not reached",
         " + (chunk & ~(kSpan - 1)) * kChunkBytes",
         "",
@@ -305,142 +262,105 @@ LOADS = (
         D128,
     ),
     in_kernel(
-        "the Q tile is read with K's rows",
-        "m * 16 * SharedTile::kRowBytes",
-        "m * 8 * SharedTile::kRowBytes",
-        OUT,
+        "the Q tile is read with K's rows", "m * 16 * TileK::kRowBytes", "m * 8 * TileK::kRowBytes", OUT
     ),
 )
 """Copies from global to shared memory, and the swizzle."""
 
+STRIDES = tuple(
+    in_file(
+        file,
+        f"{name}'s {a} stride is that of the {b}",
+        f"p.{name}_stride_{a}",
+        f"p.{name}_stride_{b}",
+        caught,
+        FWD,
+        MIXED,
+    )
+    for file, name, a, b, caught in (
+        (LOOP, "k", "head", "row", ACCESS),
+        (LOOP, "v", "head", "row", ACCESS),
+        (LOOP, "k", "batch", "row", OUT),
+        (LOOP, "v", "batch", "head", OUT),
+        (LOOP, "q", "batch", "row", OUT),
+        (OUTPUT, "out", "head", "row", ACCESS),
+        (OUTPUT, "out", "batch", "head", UNWRITTEN),
+        (OUTPUT, "lse", "head", "row", ACCESS),
+        (OUTPUT, "lse", "batch", "head", UNWRITTEN),
+    )
+)
+
 ADDRESSES = (
-    *(
-        in_kernel(
-            f"{name}'s {a} stride is the one of the {b}",
-            f"p.{name}_stride_{a};",
-            f"p.{name}_stride_{b};",
-            caught,
-            FULL,
-            shape,
-        )
-        for name, a, b, caught, shape in (
-            ("q", "head", "row", OUT, MIXED),
-            ("k", "head", "row", ACCESS, MIXED),
-            ("v", "head", "row", ACCESS, MIXED),
-            ("out", "head", "row", ACCESS, MIXED),
-            ("lse", "head", "row", ACCESS, MIXED),
-        )
-    ),
-    in_kernel(
-        "q's batch stride is k's",
-        "work.batch * p.q_stride_batch",
-        "work.batch * p.k_stride_batch",
-        OUT,
-        FULL,
-        MIXED,
-    ),
-    in_kernel(
-        "k's batch stride is v's",
-        "work.batch * p.k_stride_batch",
-        "work.batch * p.v_stride_batch",
+    *STRIDES,
+    in_loop(
+        "q's rows are as far apart as its heads",
+        "work.first_row, p.q_stride_row, p.q_stride_head}",
+        "work.first_row, p.q_stride_head, p.q_stride_row}",
         ACCESS,
-        FULL,
+        FWD,
         MIXED,
     ),
-    in_kernel(
-        "v's batch stride is k's",
-        "work.batch * p.v_stride_batch",
-        "work.batch * p.k_stride_batch",
-        UNWRITTEN,
-        FULL,
-        MIXED,
-    ),
-    in_kernel(
-        "out's batch stride is q's",
-        "work.batch * p.out_stride_batch",
-        "work.batch * p.q_stride_batch",
-        ACCESS,
-        FULL,
-        MIXED,
-    ),
-    in_kernel(
-        "lse's batch stride is its head stride",
-        "work.batch * p.lse_stride_batch",
-        "work.batch * p.lse_stride_head",
-        UNWRITTEN,
-        FULL,
-        MIXED,
-    ),
-    in_kernel(
-        "q's row stride is out's",
-        "p.q_stride_row, p.q_stride_row",
-        "p.out_stride_row, p.out_stride_row",
-        ACCESS,
-        FULL,
-        MIXED,
-    ),
-    in_kernel(
+    in_loop(
         "k's row stride is v's",
-        "p.k_stride_row, block",
-        "p.v_stride_row, block",
+        "p.k, p.k_stride_batch, p.k_stride_row",
+        "p.k, p.k_stride_batch, p.v_stride_row",
         ACCESS,
-        FULL,
+        FWD,
         MIXED,
-        times=2,
     ),
-    in_kernel(
-        "v's row stride is k's", "p.v_stride_row, block", "p.k_stride_row, block", UNWRITTEN, FULL, MIXED
+    in_output(
+        "lse's row stride is 1",
+        "(sequence.first_q + i) * p.lse_stride_row",
+        "sequence.first_q + i",
+        UNWRITTEN,
+        FWD,
+        MIXED,
     ),
-    in_kernel(
-        "out's row stride is q's", "query * p.out_stride_row", "query * p.q_stride_row", ACCESS, FULL, MIXED
-    ),
-    in_kernel("lse's row stride is 1", "query * p.lse_stride_row", "query", UNWRITTEN, FULL, MIXED),
-    in_kernel("no batch in q's address", "p.q + work.batch * p.q_stride_batch", "p.q", OUT, FULL, RAGGED),
-    in_kernel(
-        "the key head is the query head", "work.head / p.gqa_ratio", "work.head", ACCESS, FULL, GROUPED
-    ),
-    in_kernel(
-        "key heads take turns", "work.head / p.gqa_ratio", "work.head % p.gqa_ratio", ACCESS, FULL, GROUPED
-    ),
-    in_kernel(
-        "key heads are counted by their number",
-        "work.head / p.gqa_ratio",
-        "work.head / (p.heads_q / p.gqa_ratio)",
+    in_loop("no batch in q's address", "sequence.entry * p.q_stride_batch +", "0 +", OUT, FWD, RAGGED),
+    in_loop(
+        "the key head is the query head",
+        "kv_head = work.head / p.problem.gqa_ratio",
+        "kv_head = work.head",
         ACCESS,
-        FULL,
+        FWD,
         GROUPED,
     ),
-    in_kernel(
-        "head and batch change places", "return {batch, head,", "return {head, batch,", ACCESS, FULL, GROUPED
+    in_file(
+        WORK,
+        "head and batch change places",
+        "return {static_cast<int>(sequence_head / heads), static_cast<int>(sequence_head % heads) * p.pack,",
+        "return {static_cast<int>(sequence_head % heads), static_cast<int>(sequence_head / heads) * p.pack,",
+        ACCESS,
+        FWD,
+        GROUPED,
     ),
-    in_kernel(
-        "the tile is the quotient",
-        "blockIdx.x % p.q_tiles",
-        "blockIdx.x / p.q_tiles",
-        UNWRITTEN,
-        FULL,
-        RAGGED,
-    ),
-    in_kernel(
-        "the reversed order is one off", "p.q_tiles - 1 - tile", "p.q_tiles - tile", UNWRITTEN, CAUSAL, RAGGED
-    ),
-    in_kernel(
-        "the order is reversed half-way",
+    in_file(
+        WORK,
+        "the reversed order is one off",
         "p.q_tiles - 1 - tile",
-        "p.q_tiles - 1 - tile / 2",
+        "p.q_tiles - tile",
+        UNWRITTEN,
+        FWD,
+        RAGGED,
+    ),
+    in_file(
+        WORK,
+        "tiles of queries are as far apart as those of keys",
+        "tile) * C::kTileM",
+        "tile) * C::kTileN",
         RACE,
-        CAUSAL,
+        FWD,
         RAGGED,
         races=True,
     ),
-    in_kernel(
-        "tiles of queries are as far apart as those of keys",
-        ": tile) * C::kTileM",
-        ": tile) * C::kTileN",
-        RACE,
-        FULL,
-        RAGGED,
-        races=True,
+    in_file(
+        WORK,
+        "a tile of packed heads begins at its number",
+        "sequence_head % heads) * p.pack,",
+        "sequence_head % heads),",
+        UNWRITTEN,
+        FWD,
+        GROUPED,
     ),
 )
 """Strides, heads and the order of blocks."""

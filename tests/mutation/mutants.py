@@ -6,17 +6,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from planted import COMPILE, CONFLICTS, LAUNCH, LSE, OUT, Fault
+from planted import COMPILE, CONFLICTS, DISAGREE, LAUNCH, Fault
 
-from flashactor.check.cases import Case, shapes
+from flashactor.check.case import Case
+from flashactor.check.cases import cases_of
 from flashactor.check.emulated import check_case, check_memory_access
 from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.compiler.source import sources_root
 from flashactor.errors import CompileError, LaunchError
 
-DISAGREE = "schedules disagree"
-MAX_STEPS = 2000
-"""Basic blocks after which a kernel that does not end is given up: the others take about a hundred."""
+MAX_STEPS = 4000
+"""Basic blocks after which a kernel that does not end is given up: the others take some hundreds."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,15 @@ def outcome(fault: Fault, folder: Path) -> Caught:
     return judged(fault, ptx)
 
 
+def case_of(fault: Fault) -> Case:
+    """The case that a fault is tried on."""
+    (case,) = (case for case in cases_of(fault.spec) if case.name == fault.case)
+    return case
+
+
 def judged(fault: Fault, ptx: str) -> Caught:
-    """What a kernel does on the shape of a fault."""
-    spec = fault.spec
-    (shape,) = (s for s in shapes(spec.tile_m, spec.tile_n) if s.name == fault.shape)
-    case = Case(spec, shape)
+    """What a kernel does on the case of a fault."""
+    case = case_of(fault)
     if fault.caught == CONFLICTS:
         finding = check_memory_access(case, ptx)
         return Caught("" if finding.ok else CONFLICTS, finding.detail)
@@ -70,7 +74,7 @@ def judged(fault: Fault, ptx: str) -> Caught:
 
 def _kind(detail: str) -> str:
     """What a finding says first."""
-    for start, kind in (("out[", OUT), ("lse[", LSE), (DISAGREE, DISAGREE)):
-        if detail.startswith(start):
-            return kind
-    return detail.partition(":")[0]
+    if detail.startswith(DISAGREE):
+        return DISAGREE
+    start = detail.partition(":")[0]
+    return "wrong " + start.partition("[")[0] if "[" in start else start

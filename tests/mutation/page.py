@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backward_faults import BACKWARD_FAULTS
+from cache_faults import CACHE_FAULTS
 from memory_faults import MEMORY_FAULTS
-from number_faults import NOT_CAUGHT, NUMBER_FAULTS
+from not_caught import NOT_CAUGHT
+from number_faults import NUMBER_FAULTS
+from planted import Fault
+from score_faults import SCORE_AND_FP8_FAULTS
+from sharing_faults import SHARING_FAULTS
 
-FAULTS = (*MEMORY_FAULTS, *NUMBER_FAULTS)
+FAULTS = (
+    *MEMORY_FAULTS,
+    *NUMBER_FAULTS,
+    *SHARING_FAULTS,
+    *CACHE_FAULTS,
+    *SCORE_AND_FP8_FAULTS,
+    *BACKWARD_FAULTS,
+)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "mutations.md"
 
 
@@ -19,24 +32,32 @@ def fault_table() -> str:
     lines = [
         f"{len(FAULTS)} faults are planted, and all are caught:",
         "",
-        "| fault | file | caught by | kernel | shape |",
+        "| fault | file | caught by | kernel | case |",
         "| --- | --- | --- | --- | --- |",
     ]
     for fault in FAULTS:
-        files = ", ".join(f"`{edit.file}`" for edit in fault.edits) or "the plan"
         caught = f"`{fault.caught}`" if fault.caught.endswith("Error") else fault.caught
         races = ", races" if fault.races else ""
-        spec = fault.spec
-        kernel = f"{spec.dtype.tag} d{spec.head_dim} {spec.features[0]}"
-        lines.append(f"| {fault.name} | {files} | {caught} | {kernel} | {fault.shape}{races} |")
+        lines.append(
+            f"| {fault.name} | {_files(fault)} | {caught} | {_kernel(fault)} | {fault.case}{races} |"
+        )
     return "\n".join(lines)
+
+
+def _files(fault: Fault) -> str:
+    return ", ".join(f"`{edit.file}`" for edit in fault.edits) or "the plan"
+
+
+def _kernel(fault: Fault) -> str:
+    """The kernel's label without family and architecture."""
+    return fault.spec.label.partition(".")[2].rpartition(".")[0]
 
 
 def not_caught_table() -> str:
     """The changes that nothing notices, in Markdown."""
     lines = ["| change | file | why |", "| --- | --- | --- |"]
     for fault in NOT_CAUGHT:
-        lines.append(f"| {fault.name} | {', '.join(f'`{e.file}`' for e in fault.edits)} | {fault.why} |")
+        lines.append(f"| {fault.name} | {_files(fault)} | {fault.why} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """What a fault planted into the kernel sources is, and what the tables of faults are written with.
 
-An entry says what is wrong, where to write it, and on which kernel and shape it shows. The entries are in
-``memory_faults.py`` and ``number_faults.py``; ``test_mutation.py`` proves them.
+An entry says what is wrong, where to write it, and on which kernel and case it shows. The entries are in the
+files ``*_faults.py``; ``test_mutation.py`` proves them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flashactor.kernels.sm80 import forward_spec
-from flashactor.kernels.spec import KernelSpec
+from flashactor.kernels.append import Pairs, append_specs
+from flashactor.kernels.backward_spec import backward_specs
+from flashactor.kernels.combine import combine_spec
+from flashactor.kernels.merge import merge_spec
+from flashactor.kernels.sm80 import ForwardSpec, forward_spec
+from flashactor.kernels.sm80_fp8 import fp8_forward_spec
+from flashactor.kernels.spec import KernelSpec, Scores
 from flashactor.types import DType, SmArch
-
-KERNEL, TILE, PTX = "sm80/fwd.cu", "sm80/tile.cuh", "sm80/ptx.cuh"
-MASK, SOFTMAX = "common/mask.cuh", "common/softmax.cuh"
-PARAMS, TYPES = "common/params.cuh", "common/types.cuh"
 
 RACE, UNWRITTEN, ACCESS = "DataRaceError", "UninitializedReadError", "MemoryAccessError"
 DIVERGENCE, DEADLOCK = "DivergenceError", "DeadlockError"
 ASYNC, LAUNCH, COMPILE = "AsyncHazardError", "LaunchError", "CompileError"
-OUT, LSE, CONFLICTS = "wrong out", "wrong lse", "bank conflicts"
+CONFLICTS, DISAGREE = "bank conflicts", "schedules disagree"
+OUT, LSE, K_CACHE, V_CACHE = "wrong out", "wrong lse", "wrong k_cache", "wrong v_cache"
+DQ, DK, DV = "wrong dq", "wrong dk", "wrong dv"
+DSINK, DSLOPES = "wrong dsink_logits", "wrong dalibi_slopes"
 
-B16, F16 = DType.BF16, DType.F16
+A80, B16, F16 = SmArch.SM80, DType.BF16, DType.F16
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Fault:
         name: what is wrong, in a few words.
         edits: how to write it.
         caught: the error, or what is wrong with the result; "" for a fault that nothing catches.
-        shape: of ``flashactor.check.cases.shapes``.
+        case: name of one of ``flashactor.check.cases.cases_of(spec)``.
         spec: the kernel.
         races: whether to look for races.
         why: for a fault that nothing catches, the reason.
@@ -52,13 +56,13 @@ class Fault:
     name: str
     edits: tuple[Edit, ...]
     caught: str
-    shape: str
+    case: str
     spec: KernelSpec
     races: bool = False
     why: str = ""
 
 
-class ShortOfSharedMemory(KernelSpec):
+class ShortOfSharedMemory(ForwardSpec):
     """A kernel whose plan reserves half a tile too little."""
 
     __slots__ = ()
@@ -66,47 +70,43 @@ class ShortOfSharedMemory(KernelSpec):
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        return (self.tile_m + self.tile_n + self.tile_n // 2) * self.head_dim * 2
+        return (self.tile.m + self.tile.n + self.tile.n // 2) * self.head_dim * 2
 
 
-def kernel(head_dim: int, *, causal: bool = False, dtype: DType = B16) -> KernelSpec:
-    """The kernel that sm_80 uses."""
-    return forward_spec(SmArch.SM80, dtype, head_dim, causal)
-
-
-def short(spec: KernelSpec) -> KernelSpec:
+def short(spec: ForwardSpec) -> ForwardSpec:
     """The same kernel with a plan that is wrong."""
-    fields = {name: getattr(spec, name) for name in KernelSpec.__slots__}
-    return ShortOfSharedMemory(**fields)
+    return ShortOfSharedMemory(**{name: getattr(spec, name) for name in _FIELDS})
 
 
-FULL, CAUSAL = kernel(64), kernel(64, causal=True)
-FULL_F16, CAUSAL_F16 = kernel(64, dtype=F16), kernel(64, causal=True, dtype=F16)
-D72, D128, D224 = kernel(72), kernel(128, causal=True), kernel(224, dtype=F16)
+_FIELDS = ("family", "arch", "dtype", "head_dim", "head_dim_v", "scores", "paged", "fp8_kv", "tile")
 
-BLOCKS, RAGGED, SQUARE = "several key blocks", "ragged ends", "square"
-WHOLE, GROUPED, MIXED = "whole tiles", "grouped heads", "mixed strides"
-MORE_QUERIES, FEWER_QUERIES = "more queries than keys", "fewer queries than keys"
-ONE_QUERY, ONE_KEY, STEEP = "one query", "one key", "steep softmax"
-LESS_8, LESS_24, ONE_TILE = "head_dim of 8 less", "head_dim of 24 less", "one tile"
+FWD, FWD_F16 = forward_spec(A80, B16, 64), forward_spec(A80, F16, 64)
+D96, D128 = forward_spec(A80, B16, 96), forward_spec(A80, B16, 128)
+DECODE, PAGED = forward_spec(A80, B16, 64, decode=True), forward_spec(A80, B16, 64, paged=True)
+MODIFIED = forward_spec(A80, F16, 64, scores=Scores.MODIFIED)
+DROPOUT = forward_spec(A80, F16, 64, scores=Scores.DROPOUT)
+FP8_KV = forward_spec(A80, B16, 64, fp8_kv=True, decode=True)
+FP8_KV_F16 = forward_spec(A80, F16, 64, fp8_kv=True, decode=True)
+FP8 = fp8_forward_spec(SmArch.SM89, 64, decode=True, v_dtype=DType.F8E5M2)
+COMBINE, MERGE = combine_spec(A80, B16), merge_spec(A80, F16)
+_APPEND = {(spec.dtype, spec.fp8, spec.pairs): spec for spec in append_specs(A80)}
+APPEND = _APPEND[F16, None, Pairs.NONE]
+APPEND_FP8 = _APPEND[B16, DType.F8E4M3, Pairs.NONE]
+ROTARY, INTERLEAVED = _APPEND[F16, None, Pairs.HALVES], _APPEND[B16, None, Pairs.INTERLEAVED]
+BACKWARD = backward_specs(A80, F16, 64, 64, Scores.PLAIN, deterministic=True)
+ATOMIC = backward_specs(A80, F16, 64, 64, Scores.PLAIN, deterministic=False)
+BACKWARD_MODIFIED = backward_specs(A80, F16, 64, 64, Scores.MODIFIED, deterministic=True)
+BACKWARD_DROPOUT = backward_specs(A80, F16, 64, 64, Scores.DROPOUT, deterministic=True)
+PRE, (DKDV,), DQ_OF, REDUCE = BACKWARD.preprocess, BACKWARD.dkdv, BACKWARD.dq, BACKWARD.reduce
+(DKDV_ATOMIC,), CONVERT = ATOMIC.dkdv, ATOMIC.dq
+ONE_STAGE = backward_specs(SmArch.SM86, F16, 128, 128, Scores.PLAIN, deterministic=True)
 
-WAIT = "    cp_async_wait<0>();\n"
-K_IS_THERE = "    __syncthreads();  // K is there for all; V of the block before is read by none any more\n"
-V_IS_THERE = "    __syncthreads();  // V is there for all; K is read by none any more\n"
-LOAD_V = "    load_kv(shared.v, v, p.v_stride_row, block);\n"
-LOAD_NEXT_K = "    if (block > 0) load_kv(shared.k, k, p.k_stride_row, block - 1);\n"
-OUT_GUARD = "if (query < p.seqlen_q && (chunk + c) * kChunkElements < p.head_dim) {"
-RESCALE = "        o[m][n][half * 2] *= rescale;\n        o[m][n][half * 2 + 1] *= rescale;\n"
-STAGED = "pack<C::kBf16>(o[m][n][half * 2] * normalise, o[m][n][half * 2 + 1] * normalise)"
-LOAD_Q = """    SharedTile::load<C::kTileM>(shared.q, q + work.first_row * p.q_stride_row, p.q_stride_row,
-                                p.seqlen_q - work.first_row, chunks);
-"""
-CAUSAL_SEES = "return min(seqlen_k, row + offset + 1);"
-K_LANE = "SharedTile::lane_offset(l % 8 + l / 16 * 8, l / 8 % 2)"
-ASSERT_SHARED = (
-    '  static_assert(kSharedBytes == FA_SHARED_BYTES, "the plan reserves another amount of shared memory");\n'
-)
-MMA_0, MMA_1 = "[m][n], a[m], b[0], b[1]);", "[m][n + 1], a[m], b[2], b[3]);"
+ONE_TILE, RAGGED, MORE_QUERIES = "one tile", "ragged ends", "more queries than keys"
+GROUPED, ONE_KEY_HEAD, ONE_KEY = "grouped heads", "one key head", "one key"
+WINDOW, SINKS, AHEAD = "window", "window and sinks", "sinks ahead"
+MIXED, HEADS_FIRST, SMALLER, STEEP = "mixed strides", "heads first", "smaller heads", "steep softmax"
+PACKED, USED, SPLITS, FIXED = "packed", "used lengths", "splits", "fixed splits"
+BLOCKS, APPENDED = "several key blocks", "appended keys"
 
 
 def at(file: str, old: str, new: str, times: int = 1) -> Edit:
@@ -115,15 +115,10 @@ def at(file: str, old: str, new: str, times: int = 1) -> Edit:
 
 
 def fault(
-    name: str, caught: str, spec: KernelSpec, shape: str, *edits: Edit, races: bool = False, why: str = ""
+    name: str, caught: str, spec: KernelSpec, case: str, *edits: Edit, races: bool = False, why: str = ""
 ) -> Fault:
     """A row of the table."""
-    return Fault(name, edits, caught, shape, spec, races, why)
-
-
-def not_caught(name: str, why: str, spec: KernelSpec, shape: str, *edits: Edit, races: bool = False) -> Fault:
-    """A row of the table of faults that nothing catches."""
-    return Fault(name, edits, "", shape, spec, races, why)
+    return Fault(name, edits, caught, case, spec, races, why)
 
 
 def in_file(
@@ -132,14 +127,21 @@ def in_file(
     old: str,
     new: str,
     caught: str,
-    spec: KernelSpec = FULL,
-    shape: str = BLOCKS,
+    spec: KernelSpec = FWD,
+    case: str = BLOCKS,
     *,
     times: int = 1,
     races: bool = False,
 ) -> Fault:
     """A fault of one edit."""
-    return Fault(name, (Edit(file, old, new, times),), caught, shape, spec, races)
+    return Fault(name, (Edit(file, old, new, times),), caught, case, spec, races)
 
 
-in_kernel = partial(in_file, KERNEL)
+KERNEL, LOOP, SCORES = "sm80/fwd.cu", "sm80/fwd_loop.cuh", "sm80/fwd_scores.cuh"
+WORK, OUTPUT, ROWS = "sm80/fwd_work.cuh", "sm80/fwd_output.cuh", "sm80/rows.cuh"
+STAGING, TILE, PTX = "sm80/staging.cuh", "sm80/tile.cuh", "sm80/ptx.cuh"
+MASK, SOFTMAX, SEQLEN = "common/mask.cuh", "common/softmax.cuh", "common/seqlen.cuh"
+MEMORY, TYPES, PHILOX = "common/memory.cuh", "common/types.cuh", "common/philox.cuh"
+
+in_kernel, in_loop = partial(in_file, KERNEL), partial(in_file, LOOP)
+in_output, in_tile = partial(in_file, OUTPUT), partial(in_file, TILE)

@@ -2,14 +2,27 @@
 
 import pytest
 from mutants import judged, outcome, plant
-from number_faults import NOT_CAUGHT
+from not_caught import NOT_CAUGHT
 from page import FAULTS, PAGE, refreshed
-from planted import ACCESS, BLOCKS, COMPILE, FULL, KERNEL, OUT, RAGGED, Fault, at, fault
+from planted import (
+    ACCESS,
+    BLOCKS,
+    COMPILE,
+    CONFLICTS,
+    FWD,
+    KERNEL,
+    LOOP,
+    OUT,
+    RAGGED,
+    Fault,
+    ShortOfSharedMemory,
+    at,
+    fault,
+)
 
 from flashactor.compiler.source import sources_root
 from flashactor.errors import CompileError
 from flashactor.executors.emulator import kernel_ptx
-from flashactor.kernels.spec import KernelSpec
 
 
 def named(faults):
@@ -18,9 +31,9 @@ def named(faults):
 
 
 def situations():
-    """Every kernel, shape and way of looking that a fault is tried on, once."""
-    fitting = [f for f in FAULTS if type(f.spec) is KernelSpec and f.caught != COMPILE]
-    return {(f.spec.label, f.shape, f.races, f.caught == "bank conflicts"): f for f in fitting}
+    """Every kernel, case and way of looking that a fault is tried on, once."""
+    fitting = [f for f in FAULTS if not isinstance(f.spec, ShortOfSharedMemory) and f.caught != COMPILE]
+    return {(f.spec.label, f.case, f.races, f.caught == CONFLICTS): f for f in fitting}
 
 
 @pytest.mark.parametrize("fault", named(FAULTS))
@@ -42,32 +55,47 @@ def test_the_unchanged_sources_pass(key):
     assert found.kind == "", found.detail
 
 
-def test_every_fault_has_its_own_name_and_its_own_text(tmp_path):
+def test_every_fault_has_its_own_name_and_its_own_text():
     faults = (*FAULTS, *NOT_CAUGHT)
     assert len({f.name for f in faults}) == len(faults)
-    assert len({(f.edits, f.spec.head_dim, f.spec.causal) for f in faults}) == len(faults)
+    assert len({(f.edits, f.spec, f.case) for f in faults}) == len(faults)
     assert all(f.why for f in NOT_CAUGHT)
+    assert all(f.caught and not f.why for f in FAULTS)
+
+
+def test_faults_are_planted_into_every_file_that_computes():
     changed = {edit.file for f in FAULTS for edit in f.edits}
-    assert changed == {path.relative_to(sources_root()).as_posix() for path in sources_root().rglob("*.cu*")}
+    sources = {path.relative_to(sources_root()).as_posix() for path in sources_root().rglob("*.cu*")}
+    assert changed <= sources
+    assert {path for path in sources - changed if not path.endswith("params.cuh")} <= WITHOUT_FAULTS
+
+
+WITHOUT_FAULTS = {
+    "common/convert.cuh",
+    "common/quantize.cuh",
+    "sm80/fwd_config.cuh",
+    "sm80/ptx_fp8.cuh",
+}
+"""Constants, and conversions whose every result has tests of its own."""
 
 
 def test_a_text_that_no_longer_matches_is_an_error(tmp_path):
-    gone = fault("gone", OUT, FULL, BLOCKS, at(KERNEL, "no such text", ""))
+    gone = fault("gone", OUT, FWD, BLOCKS, at(KERNEL, "no such text", ""))
     with pytest.raises(AssertionError, match="has 0 of these, not 1: no such text"):
         plant(gone, tmp_path / "gone")
-    twice = fault("twice", OUT, FULL, BLOCKS, at(KERNEL, "__syncthreads();", ""))
+    twice = fault("twice", OUT, FWD, BLOCKS, at(LOOP, "cp_async_wait<0>();", ""))
     with pytest.raises(AssertionError, match="has 2 of these, not 1"):
         plant(twice, tmp_path / "twice")
 
 
 def test_a_mutant_that_does_not_compile_is_an_error(tmp_path):
-    broken = fault("broken", ACCESS, FULL, BLOCKS, at(KERNEL, "const Lane lane;", "const Lane;"))
+    broken = fault("broken", ACCESS, FWD, BLOCKS, at(LOOP, "const Lane<C> lane;", "const Lane<C>;"))
     with pytest.raises(CompileError):
         outcome(broken, tmp_path)
 
 
 def test_sources_without_a_fault_are_not_caught(tmp_path):
-    assert outcome(Fault("nothing", (), OUT, RAGGED, FULL), tmp_path).kind == ""
+    assert outcome(Fault("nothing", (), OUT, RAGGED, FWD), tmp_path).kind == ""
 
 
 def test_the_page_is_current():
