@@ -1,5 +1,6 @@
-// Merges what splits of the keys computed (Dao et al. 2023, "Flash-Decoding"): each row's partial results, weighted
-// by their part of the softmax. A thread owns 8 elements of a row; the splits' lse come from L1 after the first.
+// Merges what splits of the keys computed (Dao et al. 2023, "Flash-Decoding"): each row's partial results,
+// weighted by their part of the softmax. A thread owns 8 elements of a row; the splits' lse come from L1 after
+// the first.
 #include "common/combine_params.cuh"
 #include "common/memory.cuh"
 #include "common/softmax.cuh"

@@ -30,7 +30,9 @@ struct Mask {
   __device__ __forceinline__ int end(int row) const { return min(seqlen_k, row + offset + 1 + right); }
 
   // Whether a key is hidden that lies at or behind the end, or before the beginning, of a row's window.
-  __device__ __forceinline__ bool hides_right(int key, int end) const { return key >= end && key >= free_sinks; }
+  __device__ __forceinline__ bool hides_right(int key, int end) const {
+    return key >= end && key >= free_sinks;
+  }
   __device__ __forceinline__ bool hides_left(int key, int begin) const { return key < begin && key >= sinks; }
 
   // Whether some row from `first` to `last` does not see all keys from `key` on, `count` of them.

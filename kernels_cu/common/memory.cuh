@@ -1,4 +1,4 @@
-// What every architecture has for packing 16-bit elements and for moving them: one PTX instruction per function.
+// What every architecture has for packing 16-bit elements and for moving them: one PTX instruction a function.
 #pragma once
 
 #include "common/types.cuh"
@@ -50,13 +50,6 @@ __device__ __forceinline__ uint4 load_global_16(const void* pointer) {
                : "l"(pointer)
                : "memory");
   return x;
-}
-
-__device__ __forceinline__ void load_global_floats(const float* pointer, float* x) {
-  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-               : "l"(pointer)
-               : "memory");
 }
 
 // Of memory that nobody writes while the kernel runs: the compiler may move it.

@@ -30,7 +30,7 @@ struct ForwardConfig {
   static constexpr int kDimTiles = kHeadDimV / 8;      // n8 tiles of O
   static constexpr bool kModified = kScores != Scores::kPlain;
 
-  // Consecutive elements of a row of O that a lane holds: see gather_run().
+  // Consecutive elements of a row of O that a lane holds: see struct Run in fwd_output.cuh.
   static constexpr int kRun = Fp8 ? 4 : 2;
   // Weights are 2 to this power times too large until the normalisation: e4m3 ends at 448, and its least
   // steps are coarse.

@@ -37,7 +37,8 @@ struct KeyValue {
   __device__ __forceinline__ void load(u32 tile, int first_key) const {
     const int rows = seqlen - first_key;
     if constexpr (C::kPaged) {
-      const PagedRows<Element> source{base, pages, stride_page, stride_row, page_shift, num_pages, table_pages, first_key};
+      const PagedRows<Element> source{base,       pages,     stride_page, stride_row,
+                                      page_shift, num_pages, table_pages, first_key};
       copy(tile, source, rows);
     } else {
       const StridedRows<Element> source{base + first_key * stride_row, stride_row};

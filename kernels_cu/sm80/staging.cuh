@@ -1,4 +1,5 @@
-// 8-bit tiles on their way to 16 bits: they are copied as they are, asynchronously, and expanded in shared memory.
+// 8-bit tiles on their way to 16 bits: they are copied as they are, asynchronously, and expanded in shared
+// memory.
 #pragma once
 
 #include "common/fp8.cuh"
@@ -12,8 +13,8 @@ struct Staging {
   static constexpr int kRowBytes = SharedTile::kRowBytes / kElementBytes;  // one byte an element
   static constexpr int kChunks = kRowBytes / kChunkBytes;
 
-  // Copies rows of 8-bit elements to [Rows][HeadDim] without a swizzle: they are read back in the same order. Rows
-  // from `rows` on and elements from `columns` on, a multiple of 16, become zeros and are not read.
+  // Copies rows of 8-bit elements to [Rows][HeadDim] without a swizzle: they are read back in the same order.
+  // Rows from `rows` on and elements from `columns` on, a multiple of 16, become zeros and are not read.
   template <int Rows, typename Source>
   static __device__ __forceinline__ void load(u32 staged, const Source& source, int rows, int columns) {
 #pragma unroll
