@@ -31,8 +31,7 @@ class Implementation:
         summary: one line for people.
         reasons_against: why it does not compute a request on an architecture; empty if it does.
         kernels: the kernels that compute a request which it accepts, in the order of their launches, for a
-        bare
-            cell all that it may take; None where nothing is compiled.
+            bare cell all that it may take; None where nothing is compiled.
     """
 
     name: str
