@@ -78,9 +78,12 @@ class CachedKvRequest(ScaledKvRequest):
 
     Attributes:
         kv_dtype: element type of the cache; default: that of q.
-        k_scale, v_scale: descales of the cache, positive.
+        k_scale, v_scale: descales of an fp8 cache, positive; 1 for a cache of 16-bit elements.
         guard: whether the device checks page indices, for tables that the host cannot check: the keys of a
             page outside the pool read as zeros. Without it such a page is undefined behaviour.
+
+    Raises:
+        RequestError: a scale that is not positive, or one for a cache that is not fp8.
     """
 
     guard: bool = field(default=False, kw_only=True)
@@ -90,6 +93,13 @@ class CachedKvRequest(ScaledKvRequest):
         super().__post_init__()
         for name in ("k_scale", "v_scale"):
             scale = getattr(self, name)
+            if not self.kv_dtype.is_fp8 and (isinstance(scale, ArrayView) or scale != 1.0):
+                raise RequestError(
+                    field=name,
+                    got="an array" if isinstance(scale, ArrayView) else scale,
+                    expected=f"1 for a cache of {self.kv_dtype.tag}: scales are for fp8 caches",
+                    remedy=f"drop {name}, or keep the cache in fp8",
+                )
             if not isinstance(scale, ArrayView):
                 require_factor(name, scale)
 

@@ -206,7 +206,11 @@ def test_rotary_tables(dtype, interleaved):
 def test_the_chunks_arrays_by_name():
     request = ChunkedPrefillRequest.from_arrays(
         **chunked(
-            **TABLES, **POOLS, page_table=TABLE, prefix_lens=ints(12, 0), k_scale=np.ones(1, np.float32)
+            **TABLES,
+            **{name: zeros(*pool.shape, dtype=E4M3) for name, pool in POOLS.items()},
+            page_table=TABLE,
+            prefix_lens=ints(12, 0),
+            k_scale=np.ones(1, np.float32),
         )
     )
     assert list(request.arrays()) == [

@@ -4,12 +4,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flashactor import Fa2BwdRequest, Fa2FwdFp8Request, Fa2FwdRequest, PagedAttentionRequest
+from flashactor import (
+    ChunkedPrefillRequest,
+    ChunkLayout,
+    Fa2BwdRequest,
+    Fa2FwdFp8Request,
+    Fa2FwdRequest,
+    PagedAttentionRequest,
+)
 from flashactor.errors import OperandError, RequestError
 
 SHAPE = (1, 20, 2, 64)
 Q = np.zeros(SHAPE, np.float16)
 LSE = np.zeros((1, 2, 20), np.float32)
+E4M3 = ml_dtypes.float8_e4m3fn
 
 
 def backward(dout=Q, out=Q, lse=LSE, **options):
@@ -60,3 +68,27 @@ def test_so_do_descales_of_operands():
     x = np.zeros(SHAPE, ml_dtypes.float8_e4m3fn)
     with pytest.raises(RequestError, match="v_scale"):
         Fa2FwdFp8Request.from_arrays(x, x, x, v_scale=-1e39)
+
+
+def cached(kind, dtype, **scales):
+    """A request over a cache of a type."""
+    if kind == "paged":
+        cache = np.zeros((2, 16, 2, 64), dtype)
+        table, lens = np.array([[0, 1]], np.int32), np.array([20], np.int32)
+        return PagedAttentionRequest.from_arrays(Q[:, :1], cache, cache, table, lens, **scales)
+    caches = [np.zeros((1, 32, 2, 64), dtype) for _ in "kv"]
+    return ChunkedPrefillRequest.from_arrays(Q, Q, Q, *caches, chunk=ChunkLayout(20, 3), **scales)
+
+
+KINDS = pytest.mark.parametrize("kind", ["paged", "chunked"])
+SCALES = pytest.mark.parametrize("name", ["k_scale", "v_scale"])
+
+
+@KINDS
+@SCALES
+def test_scales_are_for_fp8_caches(kind, name):
+    for value in (2.0, np.ones(1, np.float32)):
+        assert getattr(cached(kind, E4M3, **{name: value}), name) is not None
+        with pytest.raises(RequestError, match=rf"{name}.*scales are for fp8 caches"):
+            cached(kind, np.float16, **{name: value})
+    assert getattr(cached(kind, np.float16, **{name: 1}), name) == 1.0
