@@ -117,15 +117,19 @@ def _operands(
     arrays: dict[str, NDArray[Any]], options: argparse.Namespace
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays that a request takes, by argument, and its other fields."""
-    import numpy as np
+    from flashactor.cli.loading import prepare_offsets, prepare_vector
 
     operands = {name: arrays[name] for name in "qkv"}
     for name in ("alibi_slopes", "sink_logits"):
         if name in arrays:
-            operands[name] = np.ascontiguousarray(arrays[name], np.float32)
-    if "cu_seqlens_q" in arrays:
-        operands["cu_seqlens_q"] = arrays["cu_seqlens_q"].astype(np.int32)
-        operands["cu_seqlens_k"] = arrays.get("cu_seqlens_k", arrays["cu_seqlens_q"]).astype(np.int32)
+            operands[name] = prepare_vector(name, arrays[name])
+    for name in ("cu_seqlens_q", "cu_seqlens_k"):
+        if name in arrays:
+            operands[name] = prepare_offsets(name, arrays[name])
+    if "cu_seqlens_q" in operands:
+        operands.setdefault("cu_seqlens_k", operands["cu_seqlens_q"])
+    elif "cu_seqlens_k" in operands:
+        raise common.reject("cu_seqlens_q", "no array", "one beside cu_seqlens_k", "store both, or neither")
     elif all(operands[name].ndim == 3 for name in "qkv"):
         operands |= {name: operands[name][None] for name in "qkv"}
     scale = options.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from flashactor.types import DType
 
 Array = NDArray[Any]
 
+NAMES = ("q", "k", "v", "alibi_slopes", "sink_logits", "softmax_scale", "cu_seqlens_q", "cu_seqlens_k")
+"""Arrays that ``attend`` takes from a file; what else an .npz file holds is not read."""
+
 
 def load_arrays(paths: list[Path]) -> dict[str, Array]:
     """The arrays by name: q, k and v, and what else the one file holds.
@@ -29,16 +33,7 @@ def load_arrays(paths: list[Path]) -> dict[str, Array]:
         return dict(zip("qkv", (load_npy(path) for path in paths), strict=True))
     if len(paths) != 1:
         raise reject("files", len(paths), "three .npy files, or one .npz or .safetensors", "pass q, k and v")
-    arrays = _load_container(paths[0])
-    missing = [name for name in "qkv" if name not in arrays]
-    if missing:
-        raise reject(
-            str(paths[0]),
-            "arrays " + (", ".join(sorted(arrays)) or "none"),
-            "arrays q, k and v",
-            f"store {', '.join(missing)} in the file",
-        )
-    return arrays
+    return _load_container(paths[0])
 
 
 def load_npy(path: Path) -> Array:
@@ -67,10 +62,10 @@ def _load_container(path: Path) -> dict[str, Array]:
             container = np.load(file, allow_pickle=False)
             if isinstance(container, np.ndarray):
                 raise reject(str(path), "one array", "an .npz file with q, k and v", "pass three .npy files")
-            arrays = {name: container[name] for name in container.files}
+            _require_operands(path, container.files)
+            return {name: container[name] for name in NAMES if name in container.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _unreadable(path, "an .npz or .safetensors file", error) from error
-    return {name: array for name, array in arrays.items() if array.dtype.kind in "fiV"}
 
 
 def _load_safetensors(path: Path) -> dict[str, Array]:
@@ -78,9 +73,22 @@ def _load_safetensors(path: Path) -> dict[str, Array]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        arrays = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise _unreadable(path, "a .safetensors file", error) from error
+    _require_operands(path, arrays)
+    return arrays
+
+
+def _require_operands(path: Path, names: Collection[str]) -> None:
+    missing = [name for name in "qkv" if name not in names]
+    if missing:
+        raise reject(
+            str(path),
+            "arrays " + (", ".join(sorted(names)) or "none"),
+            "arrays q, k and v",
+            f"store {', '.join(missing)} in the file",
+        )
 
 
 def _require_file(path: Path) -> None:
@@ -103,8 +111,9 @@ def prepare(name: str, array: Array, dtype: DType | None) -> Array:
     """An operand as kernels take it: converted if the user said to what, and aligned.
 
     Raises:
-        OperandError: a type that has to be converted, and no ``--dtype``.
+        OperandError: no numbers, or a type that has to be converted, and no ``--dtype``.
     """
+    _require_numbers(name, array)
     if dtype is not None and not dtype.is_fp8:
         array = array.astype(getattr(ml_dtypes, dtype.numpy_name, dtype.numpy_name), copy=False)
     elif array.dtype.name in ("float32", "float64"):
@@ -116,3 +125,42 @@ def prepare(name: str, array: Array, dtype: DType | None) -> Array:
         )
     aligned = array.ctypes.data % VECTOR_BYTES == 0 and array.flags.c_contiguous
     return array if aligned else np.copy(array, order="C")
+
+
+def prepare_vector(name: str, array: Array) -> NDArray[np.float32]:
+    """Numbers of heads, as kernels take them.
+
+    Raises:
+        OperandError: no numbers.
+    """
+    _require_numbers(name, array)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def prepare_offsets(name: str, array: Array) -> NDArray[np.int32]:
+    """Offsets of packed sequences, as kernels take them: every value as it was.
+
+    Raises:
+        OperandError: a value that is no integer of 32 bits.
+    """
+    converted = array.astype(np.int32) if array.dtype.kind in "iu" else None
+    if converted is None or not np.array_equal(converted, array):
+        is_range = array.dtype.kind in "fiu" and array.size > 0
+        values = f" from {array.min()} to {array.max()}" if is_range else ""
+        raise OperandError(
+            field=name,
+            got=f"{array.dtype.name}{values}",
+            expected="integers of 32 bits",
+            remedy="store the offsets of the sequences as int32",
+        )
+    return converted
+
+
+def _require_numbers(name: str, array: Array) -> None:
+    if array.dtype.kind not in "fiu" and not hasattr(ml_dtypes, array.dtype.name):
+        raise OperandError(
+            field=f"{name}.dtype",
+            got=array.dtype.name,
+            expected="real numbers",
+            remedy="store numbers; .npy and .npz files cannot hold bfloat16, but .safetensors files can",
+        )

@@ -108,6 +108,40 @@ def test_packed_sequences(flashactor, tmp_path):
     assert_written(tmp_path / "out.npz", out.astype(np.float16), lse.astype(np.float32))
 
 
+INT32 = np.array([0, 4, 10], np.int32)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64])
+def test_offsets_of_any_integer_type(flashactor, tmp_path, dtype):
+    q = random(10, 4, 64)
+    np.savez(tmp_path / "in.npz", q=q, k=q, v=q, cu_seqlens_q=INT32.astype(dtype), cu_seqlens_k=INT32)
+    assert "_varlen" in flashactor("attend", "in.npz").out
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        ({"cu_seqlens_q": np.array([0, 2**32 + 10])}, "cu_seqlens_q: got int64 from 0 to 4294967306"),
+        ({"cu_seqlens_q": INT32, "cu_seqlens_k": np.array([0, 2**31])}, "cu_seqlens_k: got int64"),
+        ({"cu_seqlens_q": np.array([0, 2**64 - 1], np.uint64)}, "cu_seqlens_q: got uint64"),
+        ({"cu_seqlens_q": np.array([0, 4.5, 10])}, "cu_seqlens_q: got float64"),
+        ({"cu_seqlens_q": np.array([])}, "cu_seqlens_q: got float64;"),
+        ({"cu_seqlens_q": np.array(["0", "10"])}, "cu_seqlens_q: got str"),
+        ({"cu_seqlens_k": INT32}, "cu_seqlens_q: got no array"),
+        ({"sink_logits": np.array(["x"] * 4)}, "sink_logits.dtype: got str"),
+        ({"alibi_slopes": np.ones(4, np.complex64)}, "alibi_slopes.dtype: got complex64"),
+    ],
+    ids=str,
+)
+def test_arrays_are_never_changed_silently(flashactor, tmp_path, offsets, message):
+    q = random(10, 4, 64)
+    np.savez(tmp_path / "in.npz", q=q, k=q, v=q, **offsets)
+    run = flashactor("attend", "in.npz")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert message in run.err
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_float32_needs_a_dtype(flashactor, arrays, tmp_path):
     np.savez(tmp_path / "in.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
     run = flashactor("attend", "in.npz")
