@@ -26,7 +26,8 @@ class Fa2FwdFp8Request(ScaledKvRequest, DenseFwdRequest):
         v_dtype: element type of v; default: that of k.
         out_dtype: element type of out, bf16 or f16.
         q_scale, k_scale, v_scale: descales; a number, or a float32 array of one element, or of one for each
-            head: ``[heads_q]`` of q, ``[heads_kv]`` of k and v.
+            head: ``[heads_q]`` of q, ``[heads_kv]`` of k and v. An array's values must be finite and those of
+            q and k not negative, which is checked where the host can read them.
     """
 
     v_dtype: DType = field(default=INFERRED, kw_only=True)

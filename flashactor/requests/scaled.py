@@ -11,10 +11,10 @@ from flashactor.dispatch import DispatchKey
 from flashactor.errors import Fp8MustUseFp8RequestError, OperandError, RequestError
 from flashactor.requests.base import (
     INFERRED,
+    LEAST_FACTOR,
     MOST_FACTOR,
     AttentionRequest,
     number_error,
-    require_factor,
     require_number,
     require_type,
 )
@@ -28,10 +28,11 @@ class ScaledKvRequest(AttentionRequest):
 
     Attributes:
         kv_dtype: element type of k (and of v, unless the request says otherwise); default: that of q.
-        k_scale, v_scale: descales; a number, or a float32 array of one element or ``[heads_kv]``.
+        k_scale, v_scale: descales; a number, or a float32 array of one element or ``[heads_kv]``. Values on
+            the host are checked: finite, and k's not negative in an array. Those on a device must obey, too.
 
     Raises:
-        Fp8MustUseFp8RequestError, RequestError: k's type is neither q's nor an fp8 type.
+        Fp8MustUseFp8RequestError, RequestError: k's type is neither q's nor an fp8 type, or a scale is off.
     """
 
     kv_dtype: DType = field(default=INFERRED, kw_only=True)
@@ -61,11 +62,20 @@ class ScaledKvRequest(AttentionRequest):
 
     def _settle_scale(self, name: str) -> None:
         value = getattr(self, name)
-        if isinstance(value, ArrayView):
+        is_array = isinstance(value, ArrayView)
+        if not is_array:
+            value = require_number(name, value)
+            object.__setattr__(self, name, value)
+        elif not value.on_host:
             return
-        if abs(require_number(name, value)) > MOST_FACTOR:
-            raise number_error(name, value, f"a number of at most {MOST_FACTOR:g}")
-        object.__setattr__(self, name, float(value))
+        least = self._least_scale(name, is_array=is_array)
+        for number in value.to_numpy().ravel().tolist() if is_array else (value,):
+            if not least <= number <= MOST_FACTOR:
+                raise number_error(name, number, f"a finite number from {least:g} to {MOST_FACTOR:g}")
+
+    def _least_scale(self, name: str, *, is_array: bool) -> float:
+        """The least descale; numbers may be negative, for each implementation says which of them it takes."""
+        return 0.0 if is_array and name != "v_scale" else -MOST_FACTOR
 
     def _resolve(self, arch: SmArch | None) -> tuple[DispatchKey, str]:
         key, name = super()._resolve(arch)
@@ -78,7 +88,8 @@ class CachedKvRequest(ScaledKvRequest):
 
     Attributes:
         kv_dtype: element type of the cache; default: that of q.
-        k_scale, v_scale: descales of an fp8 cache, positive; 1 for a cache of 16-bit elements.
+        k_scale, v_scale: descales of an fp8 cache, from 1e-18 to 1e18, those on a device as well; 1 for a
+            cache of 16-bit elements.
         guard: whether the device checks page indices, for tables that the host cannot check: the keys of a
             page outside the pool read as zeros. Without it such a page is undefined behaviour.
 
@@ -100,8 +111,9 @@ class CachedKvRequest(ScaledKvRequest):
                     expected=f"1 for a cache of {self.kv_dtype.tag}: scales are for fp8 caches",
                     remedy=f"drop {name}, or keep the cache in fp8",
                 )
-            if not isinstance(scale, ArrayView):
-                require_factor(name, scale)
+
+    def _least_scale(self, name: str, *, is_array: bool) -> float:
+        return LEAST_FACTOR
 
 
 def view_scale(name: str, value: Any, *, heads: int, like: ArrayView) -> float | ArrayView:

@@ -265,18 +265,18 @@ def test_a_guard_says_how_many_pages_there_are():
 
 @pytest.mark.parametrize("dtype", [DType.F8E4M3, DType.F8E5M2])
 def test_an_fp8_cache(dtype):
-    per_head = view((2,), 0x8000, "float32")
+    per_head = np.ones(2, np.float32)
     request = paged(kv_dtype=dtype.numpy_name, k_scale=per_head, v_scale=0.25)
     p = values_of(request)
     assert planned(request)[0].spec.fp8_kv
-    assert (p["k_scale"], p["k_scale_stride"], p["k_descale"]) == (0x8000, 1, 1.0)
+    assert (p["k_scale"], p["k_scale_stride"], p["k_descale"]) == (per_head.ctypes.data, 1, 1.0)
     assert (p["v_scale"], p["v_scale_stride"], p["v_descale"]) == (0, 0, 0.25)
     assert p["kv_e5m2"] == (dtype is DType.F8E5M2)
-    whole = values_of(paged(kv_dtype=dtype.numpy_name, k_scale=view((1,), 0x8000, "float32")))
-    assert (whole["k_scale"], whole["k_scale_stride"]) == (0x8000, 0)
-    strided = view((2,), 0x8000, "float32", strides=(5,))
+    whole = values_of(paged(kv_dtype=dtype.numpy_name, k_scale=per_head[:1]))
+    assert (whole["k_scale"], whole["k_scale_stride"]) == (per_head.ctypes.data, 0)
+    strided = np.ones(10, np.float32)[::5]
     p = values_of(paged(kv_dtype=dtype.numpy_name, v_scale=strided))
-    assert (p["v_scale"], p["v_scale_stride"], p["v_descale"]) == (0x8000, 5, 1.0)
+    assert (p["v_scale"], p["v_scale_stride"], p["v_descale"]) == (strided.ctypes.data, 5, 1.0)
 
 
 def test_partial_results_lie_in_the_workspace():

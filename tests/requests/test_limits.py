@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from request_arrays import on_device
 
 from flashactor import (
     ChunkedPrefillRequest,
@@ -92,3 +93,35 @@ def test_scales_are_for_fp8_caches(kind, name):
         with pytest.raises(RequestError, match=rf"{name}.*scales are for fp8 caches"):
             cached(kind, np.float16, **{name: value})
     assert getattr(cached(kind, np.float16, **{name: 1}), name) == 1.0
+
+
+LEGAL_SCALES = [0.5, 1e-17, 1e17]
+NO_SCALES = [float("nan"), float("inf"), -float("inf"), 1e19]
+
+
+@KINDS
+@SCALES
+def test_descales_of_caches_in_arrays(kind, name):
+    for value in LEGAL_SCALES:
+        cached(kind, E4M3, **{name: np.array([1, value], np.float32)})
+    for value in (*NO_SCALES, 0.0, -1.0, 1e-19):
+        with pytest.raises(RequestError, match=rf"{name}.*from 1e-18 to 1e\+18"):
+            cached(kind, E4M3, **{name: np.array([1, value], np.float32)})
+
+
+@pytest.mark.parametrize("name", ["q_scale", "k_scale", "v_scale"])
+def test_descales_of_operands_in_arrays(name):
+    x = np.zeros(SHAPE, E4M3)
+    negative = {-1.0} if name == "v_scale" else set()
+    for value in (0.0, *LEGAL_SCALES, *negative):
+        Fa2FwdFp8Request.from_arrays(x, x, x, **{name: np.array([1, value], np.float32)})
+    for value in {*NO_SCALES, -1.0} - negative:
+        with pytest.raises(RequestError, match=name):
+            Fa2FwdFp8Request.from_arrays(x, x, x, **{name: np.array([1, value], np.float32)})
+
+
+def test_descales_on_a_device_are_not_read():
+    x = np.zeros(SHAPE, E4M3)
+    scale = np.full(2, np.nan, np.float32)
+    request = Fa2FwdFp8Request.from_arrays(**on_device({"q": x, "k": x, "v": x, "k_scale": scale}))
+    assert request.arrays()["k_scale"].size == 2
