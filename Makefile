@@ -47,6 +47,8 @@ bench: $(VENV)/installed-dev  ## every benchmark that needs no GPU; results go t
 	@$(BIN)/python -m benchmarks.cubin_cache
 	@$(BIN)/python -m benchmarks.install_size
 	@$(BIN)/python -m benchmarks.emulator
+	@$(BIN)/python -m benchmarks.sass_budget
+	@$(BIN)/python -m benchmarks.specialisations
 
 gpu-check: $(VENV)/installed  ## on a machine with a GPU: correctness on the hardware, then speed
 	@$(BIN)/python -m benchmarks.gpu_check
