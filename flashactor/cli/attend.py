@@ -40,7 +40,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="q.npy k.npy v.npy, or one file")
     common.add_mask_options(parser)
-    parser.add_argument("--sink", type=int, default=0, metavar="N", help="leading keys that stay visible")
+    parser.add_argument(
+        "--sink", type=common.size, default=0, metavar="N", help="leading keys that stay visible"
+    )
     parser.add_argument("--alibi", type=Path, metavar="FILE", help="ALiBi slopes, .npy of [heads]")
     parser.add_argument("--scale", type=float, help="softmax scale; default 1 / sqrt(head_dim)")
     parser.add_argument("--softcap", type=float, default=0.0, help="cap of the scores; 0 is off")
@@ -117,7 +119,7 @@ def _operands(
     arrays: dict[str, NDArray[Any]], options: argparse.Namespace
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays that a request takes, by argument, and its other fields."""
-    from flashactor.cli.loading import prepare_offsets, prepare_vector
+    from flashactor.cli.loading import prepare_number, prepare_offsets, prepare_vector
 
     operands = {name: arrays[name] for name in "qkv"}
     for name in ("alibi_slopes", "sink_logits"):
@@ -134,7 +136,7 @@ def _operands(
         operands |= {name: operands[name][None] for name in "qkv"}
     scale = options.scale
     if scale is None and "softmax_scale" in arrays:
-        scale = arrays["softmax_scale"].item()
+        scale = prepare_number("softmax_scale", arrays["softmax_scale"])
     fields = {
         "mask": common.mask_of(options),
         "sink_tokens": options.sink,

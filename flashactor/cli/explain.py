@@ -40,6 +40,9 @@ REQUEST_TYPES_OF_KIND: dict[str, tuple[type[AttentionRequest], type[AttentionReq
 }
 """What runs forward and backward; all but the first two have no backward pass, and are refused before."""
 
+LARGEST_ARRAY = 1 << 60
+"""Elements; the offset of every byte has 63 bits then, in NumPy too."""
+
 CACHED_KINDS = ("paged", "chunked")
 """Kinds with a cache, which may be of another type than q."""
 
@@ -57,9 +60,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--head-dim", type=int, default=128, metavar="N", help="default: 128")
     parser.add_argument("--head-dim-v", type=int, metavar="N", help="of v and out; default: --head-dim")
     parser.add_argument("--kv-dtype", type=common.dtype, help="of a cache; default: --dtype")
-    parser.add_argument("--gqa", type=int, default=1, metavar="N", help="query heads for each key/value head")
+    parser.add_argument(
+        "--gqa", type=common.size, default=1, metavar="N", help="query heads for each key/value head"
+    )
     common.add_mask_options(parser)
-    parser.add_argument("--sink", type=int, default=0, metavar="N", help="leading keys that stay visible")
+    parser.add_argument(
+        "--sink", type=common.size, default=0, metavar="N", help="leading keys that stay visible"
+    )
     parser.add_argument("--alibi", action="store_true", help="with ALiBi slopes")
     parser.add_argument("--softcap", type=float, default=0.0, help="cap of the scores; 0 is off")
     parser.add_argument("--dropout", type=float, default=0.0, metavar="P", help="dropout probability")
@@ -68,7 +75,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--sizes",
-        type=int,
+        type=common.size,
         nargs=4,
         metavar=("BATCH", "SEQLEN_Q", "SEQLEN_K", "HEADS_KV"),
         help="of the arrays of a dense request",
@@ -153,6 +160,12 @@ def _with_sizes(request: AttentionRequest, sizes: Sequence[int]) -> AttentionReq
         if size < 1:
             raise common.reject("--sizes", size, "four positive integers", "name the sizes of the arrays")
     heads_q, dtype = heads_kv * request.gqa_ratio, request.dtype.numpy_name
+    elements = (
+        batch * max(seqlen_q * heads_q, seqlen_k * heads_kv) * max(request.head_dim, request.head_dim_v)
+    )
+    if elements > LARGEST_ARRAY:
+        got = f"an array of {elements} elements"
+        raise common.reject("--sizes", got, "at most 2**60 of them", "name smaller sizes, or a smaller --gqa")
     slopes = None if request.bias is PositionBias.NONE else _zeros("float32", heads_q)
     operands = Operands(
         q=_zeros(dtype, batch, seqlen_q, heads_q, request.head_dim),

@@ -137,6 +137,23 @@ def prepare_vector(name: str, array: Array) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 
+def prepare_number(name: str, array: Array) -> float:
+    """The one number of an array.
+
+    Raises:
+        OperandError: no number, or several.
+    """
+    _require_numbers(name, array)
+    if array.size != 1:
+        raise OperandError(
+            field=name,
+            got=f"an array of shape {list(array.shape)}",
+            expected="one number",
+            remedy=f"store one {name} for all heads",
+        )
+    return float(array.reshape(()))
+
+
 def prepare_offsets(name: str, array: Array) -> NDArray[np.int32]:
     """Offsets of packed sequences, as kernels take them: every value as it was.
 
