@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,12 +156,16 @@ def _request(operands: dict[str, Any], fields: dict[str, Any]) -> Request:
 
 
 def _write(output: Path, out: NDArray[Any], lse: NDArray[Any]) -> None:
+    """As a whole, or OutputError."""
     import numpy as np
+
+    from flashactor.cache.output import write_output
 
     if out.dtype.name == DType.BF16.numpy_name:
         out = out.astype(np.float32)
-    with output.open("wb") as file:
-        np.savez(file, out=out, lse=lse)
+    content = BytesIO()
+    np.savez(content, out=out, lse=lse)
+    write_output(output, content.getvalue())
 
 
 def _report(output: Path, reply: AttentionReply, out: NDArray[Any]) -> None:

@@ -1,5 +1,8 @@
 """``flashactor attend``: files in, files out, and one line for whatever is wrong."""
 
+import resource
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -228,12 +231,25 @@ def test_all_bad_inputs_are_tried(tmp_path):
     assert len(bad_inputs(tmp_path)) == 33
 
 
-def test_a_full_disk_is_one_line(flashactor, files, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    run = flashactor("attend", *files)
-    assert run.code == 2
-    assert "No space left on device" in run.err
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this device")
+def test_a_device_that_takes_nothing_is_one_line(flashactor, files):
+    run = flashactor("attend", *files, "-o", "/dev/full")
+    assert (run.code, run.out) == (1, "")
+    assert "output: got /dev/full: No space left on device" in run.err
     assert run.err.count("\n") == 1
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(flashactor, files, tmp_path):
+    (tmp_path / "out.npz").write_bytes(b"before")
+    before = sorted(tmp_path.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        run = flashactor("attend", *files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run.code, run.out) == (1, "")
+    assert "output: got out.npz: File too large" in run.err
+    assert run.err.count("\n") == 1
+    assert (tmp_path / "out.npz").read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == before
