@@ -17,8 +17,8 @@ from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
     Fa2BwdRequest,
+    Fa2FwdFp8Request,
     Fa2FwdRequest,
-    Fa3FwdFp8Request,
     MergeStatesRequest,
     PagedAttentionRequest,
     VarlenBwdRequest,
@@ -139,11 +139,11 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
         )
     if options.backward and options.kind not in ("dense", "varlen"):
         raise common.reject("--kind", options.kind, "dense or varlen for --backward", "drop one of the two")
-    if options.sizes is not None and (options.kind != "dense" or options.dtype.is_fp8):
-        raise common.reject("--sizes", options.kind, "a dense 16-bit request", "drop --sizes")
-    if options.dtype.is_fp8:
-        return bare_request(Fa3FwdFp8Request, **fields)
+    if options.sizes is not None and options.kind != "dense":
+        raise common.reject("--sizes", options.kind, "a dense request", "drop --sizes")
     forward, backward = REQUEST_TYPES_OF_KIND[options.kind]
+    if options.dtype.is_fp8:
+        forward = Fa2FwdFp8Request  # runs wherever Fa3FwdFp8Request does, with the same kernels
     request = bare_request(backward if options.backward else forward, **fields)
     return request if options.sizes is None else _with_sizes(request, options.sizes)
 

@@ -94,6 +94,17 @@ def test_requests_of_other_heads_caches_and_kinds(flashactor):
     assert 0 < least < most
 
 
+@pytest.mark.parametrize("arch", [arch for arch in SmArch if arch.supports_fp8])
+def test_fp8_wherever_tensor_cores_multiply_it(flashactor, arch):
+    options = ("--arch", arch.target, "--dtype", "e4m3")
+    labels, _ = explained(flashactor, *options)
+    assert {label.split(".")[1] for label in labels} == {"fwd_fp8", "combine"}
+    decoding, workspace = explained(flashactor, *options, "--sizes", 1, 1, 65536, 2)
+    assert [label.split(".")[1] for label in decoding] == ["fwd_fp8", "combine"]
+    assert set(decoding) < set(labels)
+    assert workspace > 0
+
+
 def test_a_backward_pass_has_more_kernels_with_slopes(flashactor):
     sizes = ("--backward", "--sizes", 2, 1000, 1000, 4)
     labels, workspace = explained(flashactor, *sizes)
