@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAGE_SIZES = (16, 8, 64, 256, 32, 128)
+"""BLOCK_SIZES, in an order of their own: which case has which page decides the faults that it shows."""
 
 NO_PAGE = 2**30
 """What entries of a page table hold that no length reaches."""

@@ -6,11 +6,12 @@ import pytest
 from flashactor.check.cases import cases_of
 from flashactor.check.covering import covering_specs
 from flashactor.check.layouts import Layout, placed, unwritten_lse
-from flashactor.check.pages import NO_PAGE, out_of_the_pool, page_table, poison_unused
+from flashactor.check.pages import NO_PAGE, PAGE_SIZES, out_of_the_pool, page_table, poison_unused
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.requests.pages import BLOCK_SIZES
 from flashactor.types import DType, SmArch
 
 # A backward case computes its forward pass: those of the others are enough here, see test_every_kernel.
@@ -66,7 +67,7 @@ def test_pages_are_of_every_kind():
         for r in requests_of(forward_spec(SmArch.SM80, DType.F16, 64, paged=True)).values()
         if isinstance(r, PagedAttentionRequest)
     ]
-    assert {r.cache.block_size for r in paged} == {8, 16, 32, 64, 128, 256}
+    assert {r.cache.block_size for r in paged} == set(PAGE_SIZES) == set(BLOCK_SIZES)
     assert {r.pages.layout.value for r in paged} == {"NHD", "HND"}
     assert {r.guard for r in paged} == {False, True}
     assert {r.varlen for r in paged} == {False, True}
