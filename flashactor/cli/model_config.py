@@ -27,7 +27,13 @@ from flashactor.cli.model_families import (
 )
 from flashactor.cli.options import reject
 from flashactor.errors import RequestError
-from flashactor.requests import AttentionRequest, Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.requests import (
+    AttentionRequest,
+    Fa2FwdFp8Request,
+    Fa2FwdRequest,
+    PagedAttentionRequest,
+    VarlenFwdRequest,
+)
 from flashactor.requests.bare import bare_request
 from flashactor.types import DType, MaskKind, PositionBias, is_count
 
@@ -37,6 +43,9 @@ INFERENCE_TYPES: tuple[type[AttentionRequest], ...] = (
     PagedAttentionRequest,
 )
 """Dense prefill, packed prefill and decode over a paged cache."""
+
+FP8_TYPES: tuple[type[AttentionRequest], ...] = (Fa2FwdFp8Request,)
+"""Dense prefill; fp8 queries are neither packed nor over pages."""
 
 LARGEST_COUNT = 1 << 31
 """No field counts so much; and a kernel's sizes are 32 bits."""
@@ -69,7 +78,7 @@ def model_requests(path: Path, dtypes: Sequence[DType] = ()) -> list[AttentionRe
         bare_request(request_type, arch=None, dtype=dtype, mask=mask, **fields)
         for dtype in (dtypes or [_dtype(config)])
         for mask in _masks(config)
-        for request_type in INFERENCE_TYPES
+        for request_type in (FP8_TYPES if dtype.is_fp8 else INFERENCE_TYPES)
     ]
 
 

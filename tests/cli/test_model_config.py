@@ -8,8 +8,8 @@ from flashactor import DType, SmArch
 from flashactor.cli.model_config import model_requests
 from flashactor.errors import FlashAttnError, RequestError, UnsupportedHeadDimError
 from flashactor.kernels.forward import forward_kernel
-from flashactor.kernels.select import IMPLEMENTATIONS
-from flashactor.requests import Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.kernels.select import IMPLEMENTATIONS, choose_kernels
+from flashactor.requests import Fa2FwdFp8Request, Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.types import MaskKind, PositionBias
 
 # The fields that matter of the configurations of real models.
@@ -52,6 +52,13 @@ def requests_of(tmp_path):
         return model_requests(path, dtypes)
 
     return read
+
+
+def test_fp8_queries_are_dense_alone(requests_of):
+    e4m3, *others = requests_of(LLAMA, [DType.F8E4M3, DType.BF16])
+    assert (type(e4m3), e4m3.dtype, e4m3.gqa_ratio) == (Fa2FwdFp8Request, DType.F8E4M3, 4)
+    assert {kernel.arch for kernel in choose_kernels(e4m3, SmArch.SM89)} == {SmArch.SM89}
+    assert masks(others) == [CAUSAL]
 
 
 def masks(requests):
