@@ -94,9 +94,12 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain, and print for people or programs."""
     if options.support_table:
-        from flashactor.cli.tables import support_table
+        from flashactor.cli.tables import support_document, support_table
 
-        print(support_table())
+        if options.json:
+            print_json(support_document())
+        else:
+            print(support_table())
         return 0
     request = _request(options)
     explanation = explain(request)

@@ -120,6 +120,15 @@ FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
 """Every feature of a request, as a request that needs it."""
 
 
+def refusals() -> dict[str, dict[str, tuple[str, ...]]]:
+    """The reasons of each implementation against each feature; none if it supports it."""
+    requests = {feature: make() for feature, make in FEATURES}
+    return {
+        feature: {impl.name: impl.reasons_against(request, SmArch.SM90A) for impl in IMPLEMENTATIONS}
+        for feature, request in requests.items()
+    }
+
+
 def support_table() -> str:
     """The table in Markdown: a tick, or the first reason against."""
     names = [impl.name for impl in IMPLEMENTATIONS]
@@ -127,11 +136,22 @@ def support_table() -> str:
         "| feature | " + " | ".join(f"`{name}`" for name in names) + " |",
         "| --- " * (len(names) + 1) + "|",
     ]
-    for feature, make in FEATURES:
-        request = make()
-        cells = (impl.reasons_against(request, SmArch.SM90A) for impl in IMPLEMENTATIONS)
-        lines.append(f"| {feature} | " + " | ".join(_verdict(reasons) for reasons in cells) + " |")
+    for feature, reasons in refusals().items():
+        lines.append(f"| {feature} | " + " | ".join(_verdict(reasons[name]) for name in names) + " |")
     return "\n".join(lines)
+
+
+def support_document() -> list[dict[str, Any]]:
+    """The table for programs: a feature, and whether each implementation supports it, or why not."""
+    return [
+        {
+            "feature": feature,
+            "implementations": {
+                name: {"supported": not against, "reasons": against} for name, against in reasons.items()
+            },
+        }
+        for feature, reasons in refusals().items()
+    ]
 
 
 def _verdict(reasons: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from flashactor import DType, SmArch
+from flashactor.cli import tables
 from flashactor.kernels import select
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.select import IMPLEMENTATIONS
@@ -229,3 +230,15 @@ def test_the_support_table(flashactor):
         "append with rotary embedding",
     ):
         assert f"| {feature} | ✓ | ✓ |" in run.out
+
+
+def test_the_support_table_for_programs(flashactor, monkeypatch):
+    lacking = replace(IMPLEMENTATIONS[0], name="lacking", reasons_against=lambda *_: ("no", "never"))
+    monkeypatch.setattr(tables, "IMPLEMENTATIONS", (lacking, IMPLEMENTATIONS[1]))
+    document = json.loads(flashactor("explain", "--support-table", "--json").out)
+    assert [row["feature"] for row in document] == [feature for feature, _ in tables.FEATURES]
+    for row in document:
+        assert row["implementations"] == {
+            "lacking": {"supported": False, "reasons": ["no", "never"]},
+            "reference": {"supported": True, "reasons": []},
+        }
