@@ -13,6 +13,9 @@ PAGE_SIZES = (16, 8, 64, 256, 32, 128)
 NO_PAGE = 2**30
 """What entries of a page table hold that no length reaches."""
 
+BEFORE_POOL = -(2**20)
+"""A page so far before the pool that no other array lies there."""
+
 
 def page_table(
     lengths: tuple[int, ...], page: int, rng: np.random.Generator
@@ -43,6 +46,6 @@ def out_of_the_pool(
     """The table with a page before the pool and one behind it, among those of the longest sequence."""
     changed = table.copy()
     longest = int(np.argmax(lengths))
-    changed[longest, 0] = -3
+    changed[longest, 0] = BEFORE_POOL
     changed[longest, (lengths[longest] - 1) // page] = pool
     return changed

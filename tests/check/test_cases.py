@@ -6,7 +6,14 @@ import pytest
 from flashactor.check.cases import cases_of
 from flashactor.check.covering import covering_specs
 from flashactor.check.layouts import Layout, placed, unwritten_lse
-from flashactor.check.pages import NO_PAGE, PAGE_SIZES, out_of_the_pool, page_table, poison_unused
+from flashactor.check.pages import (
+    BEFORE_POOL,
+    NO_PAGE,
+    PAGE_SIZES,
+    out_of_the_pool,
+    page_table,
+    poison_unused,
+)
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.sm80 import forward_spec
@@ -110,5 +117,5 @@ def test_page_tables_hold_each_page_once_and_poison_elsewhere():
     poison_unused(values, table, lengths)
     assert np.isnan(values).sum() == (pool * 8 - sum(lengths)) * 8
     wrong = out_of_the_pool(table, lengths, 8, pool)
-    assert wrong[0].tolist() == [-3, table[0, 1], pool, NO_PAGE]
+    assert wrong[0].tolist() == [BEFORE_POOL, table[0, 1], pool, NO_PAGE]
     assert (wrong[1:] == table[1:]).all()

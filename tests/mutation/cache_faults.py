@@ -70,7 +70,7 @@ PAGES = (
         "the guard lets negative pages in",
         "static_cast<u32>(page) < static_cast<u32>(num_pages)",
         "page < num_pages",
-        OUT,
+        ACCESS,
         PAGED,
         HEADS_FIRST,
     ),
