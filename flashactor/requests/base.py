@@ -15,6 +15,7 @@ from flashactor.errors import (
     RequestError,
 )
 from flashactor.requests.operands import Operands, named_arrays
+from flashactor.requests.overlaps import check_written
 from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch, is_count
 
 FULL_MASK = MaskKind.full()
@@ -48,7 +49,8 @@ class AttentionRequest:
         operands: the arrays; None for a bare cell.
 
     Raises:
-        RequestError, DispatchError: the first field that breaks a rule, at construction.
+        RequestError, DispatchError: the first field that breaks a rule, at construction;
+        OperandError: an array that is written shares memory with another, or with itself.
     """
 
     arch: SmArch | None
@@ -74,6 +76,9 @@ class AttentionRequest:
     DEFAULT_ARCH: ClassVar[SmArch] = SmArch.SM80
     TAKES_FP8: ClassVar[bool] = False
     VARLEN: ClassVar[bool] = False
+    # Arrays that are written where the caller passes them, and (written, read) that may be one array.
+    WRITES: ClassVar[tuple[str, ...]] = ("out", "lse", "workspace")
+    IN_PLACE: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __post_init__(self) -> None:
         require_type("arch", self.arch, SmArch, optional=True)
@@ -109,6 +114,7 @@ class AttentionRequest:
         for name in ("dropout_seed", "dropout_offset"):
             if not is_count(getattr(self, name), 0):
                 raise number_error(name, getattr(self, name), "an integer of at least 0")
+        check_written(self.arrays(), self.WRITES, self.IN_PLACE)
         # A frozen request resolves to the same key and name for ever, so the actor need not do it again.
         object.__setattr__(self, "_resolved", self._resolve(None))
 

@@ -13,6 +13,9 @@ from flashactor.requests.dense import DenseFwdRequest, dense_operands
 from flashactor.requests.operands import Gradients, Operands
 from flashactor.types import Direction
 
+GRADIENTS = ("dq", "dk", "dv", "dsink_logits", "dalibi_slopes")
+"""What a backward pass computes."""
+
 
 @dataclass(frozen=True)
 class Fa2FwdRequest(DenseFwdRequest):
@@ -32,6 +35,7 @@ class Fa2BwdRequest(AttentionRequest):
     gradients: Gradients | None = field(default=None, kw_only=True)
 
     DIRECTION: ClassVar[Direction] = Direction.BACKWARD
+    WRITES: ClassVar[tuple[str, ...]] = (*GRADIENTS, "workspace")
 
     @classmethod
     def from_arrays(

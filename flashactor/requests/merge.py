@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from flashactor.arrays import ArrayView, check_array, check_vector_access
 from flashactor.dispatch import DispatchKey
@@ -42,6 +42,11 @@ class MergeStatesRequest(AttentionRequest):
     """
 
     states: MergeOperands | None = field(default=None, kw_only=True)
+
+    IN_PLACE: ClassVar[tuple[tuple[str, str], ...]] = (
+        *(("out", state) for state in ("out_a", "out_b")),
+        *(("lse", state) for state in ("lse_a", "lse_b")),
+    )
 
     def __post_init__(self) -> None:
         for name, default in _OF_NO_ATTENTION.items():
@@ -99,7 +104,8 @@ class MergeStatesRequest(AttentionRequest):
             out_a, out_b: f16 or bf16 ``[batch, seqlen, heads, head_dim]``, or packed ``[total, heads,
                 head_dim]``.
             lse_a, lse_b: float32 ``[batch, heads, seqlen]``, or packed ``[heads, total]``.
-            out, lse: like out_a and lse_a, written in place; allocated when absent.
+            out, lse: like out_a and lse_a, written in place; allocated when absent. They may be a state's
+                own out and lse, exactly, but share no memory with anything else.
             arch: architecture to compile for; None leaves it to the actor's device.
             implementation: name of the implementation that must run.
 

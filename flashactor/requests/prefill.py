@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 from flashactor.arrays import ArrayView, check_array
 from flashactor.errors import ChunkIndexOutOfRangeError, OperandError, RequestError, SeqlenOverflowError
 from flashactor.requests import checks
-from flashactor.requests.base import RequestOptions, merge_fields, require_type
+from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
 from flashactor.requests.lengths import view_prefix_lens
 from flashactor.requests.operands import KvCacheAppend, KvLayout, PageTable, Rotary
 from flashactor.requests.pages import page_geometry, view_layout, view_pages
@@ -72,6 +72,8 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
 
     chunk: ChunkLayout = field(kw_only=True)
     append: KvCacheAppend | None = field(default=None, kw_only=True)
+
+    WRITES: ClassVar[tuple[str, ...]] = (*AttentionRequest.WRITES, "k_cache", "v_cache")
 
     def __post_init__(self) -> None:
         require_type("chunk", self.chunk, ChunkLayout)

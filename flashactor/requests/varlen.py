@@ -9,7 +9,7 @@ from flashactor.arrays import ArrayView, check_array
 from flashactor.errors import SeqlenOverflowError
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
-from flashactor.requests.fa2 import view_gradients
+from flashactor.requests.fa2 import GRADIENTS, view_gradients
 from flashactor.requests.lengths import longest_of, view_offsets
 from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
 from flashactor.types import Direction, is_count
@@ -144,6 +144,7 @@ class VarlenBwdRequest(PackedRequest):
     gradients: Gradients | None = field(default=None, kw_only=True)
 
     DIRECTION: ClassVar[Direction] = Direction.BACKWARD
+    WRITES: ClassVar[tuple[str, ...]] = (*GRADIENTS, "workspace")
 
     @classmethod
     def from_arrays(
