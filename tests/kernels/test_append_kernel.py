@@ -7,11 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from device_memory import Device, strided, wasted
-from header_fields import header_fields, unpadded
+from samples import normal
 
 from flashactor.errors import MemoryAccessError
 from flashactor.kernels.append import (
-    APPEND_PARAMS,
     THREADS,
     Pairs,
     append_launch,
@@ -21,19 +20,15 @@ from flashactor.kernels.append import (
 from flashactor.reference import append, rotate
 from flashactor.reference.quantization import store_as
 from flashactor.requests.operands import KvLayout, PageTable, Rotary
+from flashactor.requests.pages import BLOCK_SIZES
 from flashactor.types import DType, SmArch
 
 BFLOAT16 = ml_dtypes.bfloat16
 DTYPES = {DType.F16: np.float16, DType.BF16: BFLOAT16}
 FP8 = {DType.F8E4M3: ml_dtypes.float8_e4m3fn, DType.F8E5M2: ml_dtypes.float8_e5m2}
 NUMPY = DTYPES | FP8
-PAGE_SIZES = (8, 16, 32, 64, 128, 256)
 SLACK = 3e-7
 """What float32 may lose of a rotation, relative to the numbers that it adds."""
-
-
-def normal(rng, *shape, dtype=np.float16):
-    return rng.standard_normal(shape).astype(dtype)
 
 
 def table(rng, rows, half, dtype):
@@ -196,7 +191,7 @@ def gaps_are_poison(view):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("page_size", "layout"),
-    [(None, "NHD"), *((size, layout) for size in PAGE_SIZES for layout in ("NHD", "HND"))],
+    [(None, "NHD"), *((size, layout) for size in BLOCK_SIZES for layout in ("NHD", "HND"))],
     ids=str,
 )
 def test_new_keys_join_every_cache(dtype, page_size, layout):
@@ -406,11 +401,6 @@ def test_tiles_hold_whole_rows():
         assert plan.block == (THREADS, 1, 1)
         assert plan.grid[0] * THREADS >= rows * chunks
         assert plan.grid[0] <= 1 + 2 * rows * chunks / THREADS
-
-
-def test_parameters_are_those_of_the_header():
-    assert header_fields("append_params.cuh", "AppendParams") == APPEND_PARAMS.fields
-    assert unpadded(APPEND_PARAMS)
 
 
 def test_specs_and_labels():

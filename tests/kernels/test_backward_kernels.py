@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from plan_tools import SCRATCH, unpack, view
+from samples import normal
 
 from flashactor import Fa2BwdRequest, MaskKind, SmArch, VarlenBwdRequest
 from flashactor.executors.emulator import emulate
@@ -58,10 +59,6 @@ def params_of(head_dim, options, slopes, sinks):
         dropout_seed=options.get("dropout_seed", 0),
         dropout_offset=options.get("dropout_offset", 0),
     )
-
-
-def normal(rng, *shape, dtype=BF16):
-    return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 
 def run(request, **options):

@@ -2,6 +2,7 @@
 
 import ml_dtypes
 import numpy as np
+from samples import normal
 
 from flashactor import Fa2FwdFp8Request, PagedAttentionRequest, SmArch, VarlenFwdRequest, explain
 from flashactor.executors.emulator import emulate
@@ -14,10 +15,6 @@ BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn
 rng = np.random.default_rng(0)
 
 
-def normal(*shape, dtype=BF16):
-    return rng.standard_normal(shape).astype(dtype)
-
-
 def emulated(request, arch=SmArch.SM80):
     """The launches, and out."""
     arrays = with_outputs(request, request.arrays())
@@ -26,13 +23,13 @@ def emulated(request, arch=SmArch.SM80):
 
 def paged(d=64, dtype=BF16, length=40, **options):
     rows = -(-d // 16) * 16  # padded to whole chunks
-    caches = (normal(4, 16, 1, rows).astype(dtype)[..., :d] for _ in "kv")
+    caches = (normal(rng, 4, 16, 1, rows).astype(dtype)[..., :d] for _ in "kv")
     table, lens = np.array([[0, 1, 2]], np.int32), np.array([length], np.int32)
-    return PagedAttentionRequest.from_arrays(normal(1, 1, 2, d), *caches, table, lens, **options), lens
+    return PagedAttentionRequest.from_arrays(normal(rng, 1, 1, 2, d), *caches, table, lens, **options), lens
 
 
 def test_no_query_launches_no_empty_grid():
-    k = normal(4096, 1, 64)
+    k = normal(rng, 4096, 1, 64)
     cu_q, cu_k = np.array([0, 0], np.int32), np.array([0, 4096], np.int32)
     request = VarlenFwdRequest.from_arrays(np.zeros((0, 4, 64), BF16), k, k, cu_q, cu_k)
     results, out = emulated(request)
@@ -57,14 +54,14 @@ def test_a_descale_of_zero_makes_equal_scores():
     request, _ = paged(dtype=FP8, k_scale=np.full(1, 1e-17, np.float32))
     _, out = emulated(request)
     np.testing.assert_allclose(out, np.asarray(compute(request).out).astype(np.float64), atol=0.01)
-    q, k, v = (normal(1, 30, 2, 64).astype(FP8) for _ in "qkv")
+    q, k, v = (normal(rng, 1, 30, 2, 64).astype(FP8) for _ in "qkv")
     fp8 = Fa2FwdFp8Request.from_arrays(q, k, v, k_scale=np.array([0, 1], np.float32))
     _, out = emulated(fp8, SmArch.SM89)
     np.testing.assert_allclose(out, np.asarray(compute(fp8).out).astype(np.float64), atol=0.1)
 
 
 def test_splits_of_a_window_are_those_of_its_keys():
-    q, cache = normal(1, 1, 2, 64), normal(1024, 128, 1, 64)
+    q, cache = normal(rng, 1, 1, 2, 64), normal(rng, 1024, 128, 1, 64)
     table, lens = np.arange(1024, dtype=np.int32)[None], np.array([100_000], np.int32)
     options = {"mask": MaskKind.sliding_causal(3000), "batch_invariant": True}
     request = PagedAttentionRequest.from_arrays(q, cache, cache, table, lens, **options)

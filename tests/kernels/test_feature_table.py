@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import pytest
+from samples import normal
 
 from flashactor import (
     ChunkedPrefillRequest,
@@ -38,16 +39,12 @@ E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
 rng = np.random.default_rng(0)
 
 
-def normal(*shape, dtype=BF16):
-    return rng.standard_normal(shape).astype(dtype)
-
-
 def qkv(d=64, d_v=None, dtype=BF16, heads_kv=2, lengths=(40, 70)):
     seqlen_q, seqlen_k = lengths
     return (
-        normal(1, seqlen_q, 4, d, dtype=dtype),
-        normal(1, seqlen_k, heads_kv, d, dtype=dtype),
-        normal(1, seqlen_k, heads_kv, d_v or d, dtype=dtype),
+        normal(rng, 1, seqlen_q, 4, d, dtype=dtype),
+        normal(rng, 1, seqlen_k, heads_kv, d, dtype=dtype),
+        normal(rng, 1, seqlen_k, heads_kv, d_v or d, dtype=dtype),
     )
 
 
@@ -61,7 +58,7 @@ def per_head():
 
 def packed():
     offsets = np.array([0, 20, 20, 50], np.int32)
-    return normal(50, 4, 64), normal(50, 2, 64), normal(50, 2, 64), offsets, offsets
+    return normal(rng, 50, 4, 64), normal(rng, 50, 2, 64), normal(rng, 50, 2, 64), offsets, offsets
 
 
 def varlen(**options):
@@ -69,17 +66,17 @@ def varlen(**options):
 
 
 def paged(*, dtype=BF16, table=((3, 1, 6), (5, 2, 0)), layout=KvLayout.NHD, **options):
-    k, v = normal(7, 16, 2, 64).astype(dtype), normal(7, 16, 2, 64).astype(dtype)
+    k, v = normal(rng, 7, 16, 2, 64).astype(dtype), normal(rng, 7, 16, 2, 64).astype(dtype)
     if layout is KvLayout.HND:
         k, v = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (k, v))
     pages, lens = np.array(table, np.int32), np.array([40, 33], np.int32)
     options = {"layout": layout, **CAUSAL, **options}
-    return PagedAttentionRequest.from_arrays(normal(2, 3, 4, 64), k, v, pages, lens, **options)
+    return PagedAttentionRequest.from_arrays(normal(rng, 2, 3, 4, 64), k, v, pages, lens, **options)
 
 
 def chunk(**options):
-    caches = (normal(2, 64, 2, 64), normal(2, 64, 2, 64))
-    new = (normal(2, 9, 4, 64), normal(2, 9, 2, 64), normal(2, 9, 2, 64))
+    caches = (normal(rng, 2, 64, 2, 64), normal(rng, 2, 64, 2, 64))
+    new = (normal(rng, 2, 9, 4, 64), normal(rng, 2, 9, 2, 64), normal(rng, 2, 9, 2, 64))
     return ChunkedPrefillRequest.from_arrays(*new, *caches, chunk=ChunkLayout(9, 30), **CAUSAL, **options)
 
 
@@ -92,14 +89,14 @@ def backward(forward_options=None, **options):
     q, k, v = qkv()
     forward_options = forward_options or {}
     out, lse = outputs(dense(q, k, v, **forward_options))
-    dout = normal(*q.shape)
+    dout = normal(rng, *q.shape)
     return Fa2BwdRequest.from_arrays(dout, q, k, v, out, lse, **forward_options, **options)
 
 
 def packed_backward():
     q, k, v, cu_q, cu_k = packed()
     out, lse = outputs(VarlenFwdRequest.from_arrays(q, k, v, cu_q, cu_k, **CAUSAL))
-    return VarlenBwdRequest.from_arrays(normal(*q.shape), q, k, v, out, lse, cu_q, cu_k, **CAUSAL)
+    return VarlenBwdRequest.from_arrays(normal(rng, *q.shape), q, k, v, out, lse, cu_q, cu_k, **CAUSAL)
 
 
 def all_gradients():
