@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import AskTimeoutError, BlockingAskError
+from flashactor.errors import AskTimeoutError, BlockingAskError, RequestError
 
 log = logging.getLogger("flashactor.actor")
 
@@ -138,16 +139,17 @@ class PendingReply(Generic[T]):
         """The reply, waiting for at most ``timeout`` seconds (None: for ever).
 
         Raises:
+            RequestError: the limit is no number of seconds, or more than a thread can wait.
             AskTimeoutError: no reply in time; the request goes on.
             BlockingAskError: called on the thread of a running event loop, which this would stop.
             FlashAttnError: the request's own error.
         """
+        # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
+        limit = -1.0 if timeout is None else max(_seconds(timeout), 0.0)
         if not self._settled:
             _refuse_on_event_loop()
             blocked = threading.Lock()
             blocked.acquire()
-            # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
-            limit = -1.0 if timeout is None else max(timeout, 0.0)
             if self._add_thread(blocked) and not blocked.acquire(timeout=limit):
                 self._remove_thread(blocked)
                 raise AskTimeoutError(
@@ -265,6 +267,24 @@ def _running_loop_waker() -> _LoopWaker:
     if waker is None or waker.loop is not loop:
         waker = _thread.waker = _LoopWaker(loop)
     return waker
+
+
+def _seconds(timeout: float) -> float:
+    """A limit as a float that a lock takes."""
+    try:
+        seconds = math.nan if isinstance(timeout, str | bytes) else float(timeout)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    except OverflowError:  # of an integer, which may be too long to print
+        seconds = math.inf
+    if seconds <= threading.TIMEOUT_MAX:  # never true of NaN
+        return seconds
+    raise RequestError(
+        field="timeout",
+        got=seconds if math.isinf(seconds) else repr(timeout)[:80],
+        expected=f"seconds, at most {threading.TIMEOUT_MAX:.0f}, or None",
+        remedy="pass a smaller number, or None to wait for ever",
+    )
 
 
 def _refuse_on_event_loop() -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from flashactor.actor.reply import PendingReply
-from flashactor.errors import AskTimeoutError, BlockingAskError, LaunchError
+from flashactor.errors import AskTimeoutError, BlockingAskError, LaunchError, RequestError
 
 REPLY = object()  # the handle does not look into what it carries
 
@@ -133,6 +133,26 @@ def test_result_times_out_and_may_be_called_again():
 def test_a_timeout_that_is_over(timeout):
     with pytest.raises(AskTimeoutError):
         PendingReply().result(timeout)
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [float("nan"), float("inf"), 1e300, 10**5000, "x", "1", [1]],
+    ids=["nan", "inf", "1e300", "10**5000", "x", "text", "list"],
+)
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_timeout_that_is_none(timeout, settled):
+    pending = PendingReply()
+    if settled:
+        pending.settle(REPLY)
+    with pytest.raises(RequestError, match=r"timeout: got .* expected seconds, at most"):
+        pending.result(timeout)
+
+
+def test_the_longest_timeout():
+    pending = PendingReply()
+    later(pending, reply=REPLY)
+    assert pending.result(threading.TIMEOUT_MAX) is REPLY
 
 
 def test_result_on_the_loops_thread_is_refused():
