@@ -131,10 +131,19 @@ def prepare_vector(name: str, array: Array) -> NDArray[np.float32]:
     """Numbers of heads, as kernels take them.
 
     Raises:
-        OperandError: no numbers.
+        OperandError: no numbers, or one that is too large for float32.
     """
     _require_numbers(name, array)
-    return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):
+        converted = np.array(array, np.float32)
+    if np.any(np.isinf(converted) & (array != converted)):
+        raise OperandError(
+            field=name,
+            got=f"{array.dtype.name} with a number beyond float32",
+            expected="numbers that float32 holds",
+            remedy="store the numbers as float32",
+        )
+    return converted
 
 
 def prepare_number(name: str, array: Array) -> float:

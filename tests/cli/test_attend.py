@@ -131,6 +131,7 @@ def test_offsets_of_any_integer_type(flashactor, tmp_path, dtype):
         ({"cu_seqlens_q": np.array([])}, "cu_seqlens_q: got float64;"),
         ({"cu_seqlens_q": np.array(["0", "10"])}, "cu_seqlens_q: got str"),
         ({"cu_seqlens_k": INT32}, "cu_seqlens_q: got no array"),
+        ({"alibi_slopes": np.array([1e300, 1, 1, 1])}, "alibi_slopes: got float64 with a number beyond"),
         ({"softmax_scale": np.ones(2)}, "softmax_scale: got an array of shape [2]"),
         ({"softmax_scale": np.ones(0)}, "softmax_scale: got an array of shape [0]"),
         ({"softmax_scale": np.array("x")}, "softmax_scale.dtype: got str"),
