@@ -309,19 +309,19 @@ def bare(deterministic=True, head_dim=64, sinks=False, slopes=None, arch=SmArch.
     q = (2, 200, 8, head_dim)
     kv = (2, 300, 2, head_dim)
     return Fa2BwdRequest.from_arrays(
-        view(q, 0x1000),
-        view(q, 0x2000),
-        view(kv, 0x3000),
-        view(kv, 0x4000),
-        view(q, 0x5000),
-        view((2, 8, 200), 0x6000, "float32"),
-        sink_logits=view((8,), 0x7000, "float32") if sinks else None,
-        alibi_slopes=None if slopes is None else view(slopes, 0x8000, "float32"),
-        dq=view(q, 0x9000),
-        dk=view(kv, 0xA000),
-        dv=view(kv, 0xB000),
-        dsink_logits=view((8,), 0xC000, "float32") if sinks else None,
-        dalibi_slopes=None if slopes is None else view(slopes, 0xD000, "float32"),
+        view(q, 0x1000000),
+        view(q, 0x2000000),
+        view(kv, 0x3000000),
+        view(kv, 0x4000000),
+        view(q, 0x5000000),
+        view((2, 8, 200), 0x6000000, "float32"),
+        sink_logits=view((8,), 0x7000000, "float32") if sinks else None,
+        alibi_slopes=None if slopes is None else view(slopes, 0x8000000, "float32"),
+        dq=view(q, 0x9000000),
+        dk=view(kv, 0xA000000),
+        dv=view(kv, 0xB000000),
+        dsink_logits=view((8,), 0xC000000, "float32") if sinks else None,
+        dalibi_slopes=None if slopes is None else view(slopes, 0xD000000, "float32"),
         deterministic=deterministic,
         arch=arch,
         **options,
@@ -343,7 +343,7 @@ def test_launches_of_both_modes():
     assert dq.grid == (2 * 8 * -(-200 // dq.spec.tile.m), 1, 1)
     for step in launches:
         values = unpack(step.params, BWD_PARAMS)
-        assert (values["q"], values["dv"], values["dlse"]) == (0x2000, 0xB000, 0)
+        assert (values["q"], values["dv"], values["dlse"]) == (0x2000000, 0xB000000, 0)
         assert (values["gqa_ratio"], values["stat_rows"], values["window_left"]) == (4, 256, UNLIMITED)
         assert values["dq_accumulator"] == values["dsink_partials"] == 0
         assert values["tiles"] * 2 * (2 if step is dkdv else 8) == step.grid[0]
@@ -371,9 +371,9 @@ def test_sums_are_launched_for_sinks_and_for_slopes(slopes, sums_batch, determin
     request = bare(deterministic, sinks=True, slopes=slopes)
     *_, sinks, alibi = launches_of(request)
     values = unpack(sinks.params, REDUCE_PARAMS)
-    assert (values["sums"], values["tiles"], values["sums_batch"]) == (0xC000, 2, 1)
+    assert (values["sums"], values["tiles"], values["sums_batch"]) == (0xC000000, 2, 1)
     values = unpack(alibi.params, REDUCE_PARAMS)
-    assert (values["sums"], values["sums_batch"]) == (0xD000, sums_batch)
+    assert (values["sums"], values["sums_batch"]) == (0xD000000, sums_batch)
     assert alibi.grid == (8 * sums_batch, 1, 1)
     spec = launches_of(request)[2 if deterministic else 1].spec
     assert values["tiles"] == -(-200 // spec.tile.m) if deterministic else -(-300 // spec.tile.n)
