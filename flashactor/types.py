@@ -16,7 +16,21 @@ def is_count(value: object, least: int) -> bool:
     """Whether a value is an integer (NumPy's too, but no bool) of at least ``least``."""
     if type(value) is int:
         return value >= least
-    return hasattr(value, "__index__") and not isinstance(value, bool) and value.__index__() >= least
+    is_array = getattr(value, "shape", ()) != ()
+    if is_array or isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return False
+    try:
+        return operator.index(value) >= least  # type: ignore[arg-type]  # that is the question
+    except (TypeError, ValueError, RuntimeError):  # the last one is of torch's tensors
+        return False
+
+
+def settle_counts(holder: object, *names: str) -> None:
+    """Make Python integers, which never wrap, of fields of a frozen dataclass that are counts."""
+    for name in names:
+        value = getattr(holder, name)
+        if type(value) is not int:
+            object.__setattr__(holder, name, operator.index(value))
 
 
 class SmArch(Enum):
@@ -185,7 +199,7 @@ class MaskKind:
         right: ``window_right`` of a window that the other kinds do not express, else None.
 
     Raises:
-        RequestError: ``right`` is below -1, no integer, or given for a causal mask.
+        RequestError: a window that is no integer, a ``right`` below -1, or one for a causal mask.
     """
 
     is_causal: bool = False
@@ -193,6 +207,10 @@ class MaskKind:
     right: int | None = None
 
     def __post_init__(self) -> None:
+        if self.sliding_window is not None:
+            if not is_count(self.sliding_window, -(2**63)):  # requests refuse those below 1
+                raise _window_error("sliding_window", self.sliding_window, "an integer of at least 1")
+            settle_counts(self, "sliding_window")
         if self.right is None:
             return
         if self.is_causal:
@@ -294,7 +312,7 @@ class PersistentMode:
                 expected="a positive number of multiprocessors",
                 remedy="pass the device's multiprocessor count",
             )
-        return cls(num_sms)
+        return cls(operator.index(num_sms))
 
     @property
     def is_persistent(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, TypedDict
 
@@ -16,7 +15,16 @@ from flashactor.errors import (
 )
 from flashactor.requests.operands import Operands, named_arrays
 from flashactor.requests.overlaps import check_written
-from flashactor.types import Direction, DType, MaskKind, PersistentMode, PositionBias, SmArch, is_count
+from flashactor.types import (
+    Direction,
+    DType,
+    MaskKind,
+    PersistentMode,
+    PositionBias,
+    SmArch,
+    is_count,
+    settle_counts,
+)
 
 FULL_MASK = MaskKind.full()
 INFERRED: Any = None
@@ -88,13 +96,15 @@ class AttentionRequest:
         counts = (self.head_dim, self.gqa_ratio, self.sink_tokens, self.mask.sliding_window or 0)
         if any(type(count) is not int for count in counts):
             # Names are cached by key, and 64.0 == 64: only here can a float still be told from an integer.
+            if not is_count(self.sink_tokens, 0):
+                raise number_error("sink_tokens", self.sink_tokens, "an integer of at least 0")
             self.dispatch_key().validate_fwd()
-            object.__setattr__(self, "head_dim", operator.index(self.head_dim))
+            settle_counts(self, "head_dim", "gqa_ratio", "sink_tokens")
         if self.head_dim_v is None:
             object.__setattr__(self, "head_dim_v", self.head_dim)
         elif type(self.head_dim_v) is not int or self.head_dim_v != self.head_dim:
             check_head_dim("head_dim_v", self.head_dim_v)  # where they are equal, the key's rule is enough
-            object.__setattr__(self, "head_dim_v", operator.index(self.head_dim_v))
+            settle_counts(self, "head_dim_v")
         require_type("batch_invariant", self.batch_invariant, bool)
         if self.dtype.is_fp8 is not self.TAKES_FP8:
             raise Fp8MustUseFp8RequestError(
@@ -114,6 +124,7 @@ class AttentionRequest:
         for name in ("dropout_seed", "dropout_offset"):
             if not is_count(getattr(self, name), 0):
                 raise number_error(name, getattr(self, name), "an integer of at least 0")
+            settle_counts(self, name)
         check_written(self.arrays(), self.WRITES, self.IN_PLACE)
         # A frozen request resolves to the same key and name for ever, so the actor need not do it again.
         object.__setattr__(self, "_resolved", self._resolve(None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -113,6 +114,7 @@ def longest_of(offsets: ArrayView, name: str, given: int | None) -> int:
     """
     if given is not None:
         require_positive(name, given)
+        given = operator.index(given)
     if not offsets.on_host:
         if given is None:
             raise OperandError(

@@ -13,7 +13,7 @@ from flashactor.requests.lengths import longest_of, view_cu_seqlens
 from flashactor.requests.operands import KvLayout, PageTable
 from flashactor.requests.pages import page_geometry, require_block_size, view_layout, view_pages
 from flashactor.requests.scaled import CachedKvRequest, view_cache, view_scale
-from flashactor.types import DType, is_count
+from flashactor.types import DType, is_count, settle_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class PagedKvCache:
     max_blocks_per_seq: int
 
     def __post_init__(self) -> None:
-        for name in ("num_blocks", "block_size", "num_kv_heads", "max_blocks_per_seq"):
+        for name in ("num_blocks", "block_size", "num_kv_heads", "head_dim", "max_blocks_per_seq"):
             if not is_count(getattr(self, name), 1):
                 raise EmptyPagedCacheError(
                     field=name,
@@ -46,6 +46,7 @@ class PagedKvCache:
                     expected="at least 1",
                     remedy="allocate the cache before the first request",
                 )
+            settle_counts(self, name)
         require_block_size(self.block_size)
 
 
@@ -88,6 +89,7 @@ class PagedAttentionRequest(CachedKvRequest):
         require_type("cache", self.cache, PagedKvCache)
         checks.require_batch(self.num_seqs)
         checks.require_positive("q_tokens_per_seq", self.q_tokens_per_seq)
+        settle_counts(self, "num_seqs", "q_tokens_per_seq")
         if self.cache.head_dim != self.head_dim:
             raise PagedHeadDimMismatchError(
                 field="head_dim",

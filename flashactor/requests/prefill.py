@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, Unpack
 
@@ -14,7 +15,7 @@ from flashactor.requests.operands import KvCacheAppend, KvLayout, PageTable, Rot
 from flashactor.requests.pages import page_geometry, view_layout, view_pages
 from flashactor.requests.scaled import CachedKvRequest, view_cache, view_scale
 from flashactor.requests.varlen import CumulativeSeqlens, PackedRequest
-from flashactor.types import DType, is_count
+from flashactor.types import DType, is_count, settle_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class ChunkLayout:
     def __post_init__(self) -> None:
         checks.require_positive("chunk_q_tokens", self.chunk_q_tokens)
         checks.require_positive("total_chunks", self.total_chunks)
-        if not is_count(self.chunk_index, 0) or self.chunk_index >= self.total_chunks:
+        settle_counts(self, "chunk_q_tokens", "total_chunks")
+        if not is_count(self.chunk_index, 0) or operator.index(self.chunk_index) >= self.total_chunks:
             raise ChunkIndexOutOfRangeError(
                 field="chunk_index",
                 got=self.chunk_index,
@@ -54,6 +56,7 @@ class ChunkLayout:
                 expected="at least 0",
                 remedy="pass the number of tokens that the cache already holds",
             )
+        settle_counts(self, "chunk_index", "prefix_kv_tokens")
 
     @property
     def is_final(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, Unpack
 
@@ -12,7 +13,7 @@ from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fie
 from flashactor.requests.fa2 import GRADIENTS, view_gradients
 from flashactor.requests.lengths import longest_of, view_offsets
 from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
-from flashactor.types import Direction, is_count
+from flashactor.types import Direction, is_count, settle_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,19 @@ class CumulativeSeqlens:
         checks.require_batch(self.batch_size)
         checks.require_positive("max_seqlen_q", self.max_seqlen_q)
         checks.require_positive("max_seqlen_kv", self.max_seqlen_kv)
+        settle_counts(self, "batch_size", "max_seqlen_q", "max_seqlen_kv")
         for name, total, longest in (
             ("total_q_tokens", self.total_q_tokens, self.max_seqlen_q),
             ("total_kv_tokens", self.total_kv_tokens, self.max_seqlen_kv),
         ):
-            if not is_count(total, 0) or total > self.batch_size * longest:
+            if not is_count(total, 0) or operator.index(total) > self.batch_size * longest:
                 raise SeqlenOverflowError(
                     field=name,
                     got=total,
                     expected=f"0 to {self.batch_size * longest}, batch_size times the longest length",
                     remedy="pass the longest length of the batch",
                 )
+        settle_counts(self, "total_q_tokens", "total_kv_tokens")
 
 
 @dataclass(frozen=True)
