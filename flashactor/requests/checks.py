@@ -131,6 +131,14 @@ def operands(
     out_view = lse_view = slopes = logits = None
     out, lse = optional["out"], optional["lse"]
     alibi_slopes, sink_logits = optional["alibi_slopes"], optional["sink_logits"]
+    for name, array in (("out", out), ("lse", lse)):
+        if computed and array is None:
+            raise OperandError(
+                field=name,
+                got="nothing",
+                expected=f"the {name} of the forward pass",
+                remedy=f"keep {name} of the forward pass's reply for the backward pass",
+            )
     if out is not None:
         dtypes = SIXTEEN_BIT if q.dtype in EIGHT_BIT else (q.dtype,)
         out_view = view_result(

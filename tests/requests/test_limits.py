@@ -12,12 +12,14 @@ from flashactor import (
     Fa2FwdFp8Request,
     Fa2FwdRequest,
     PagedAttentionRequest,
+    VarlenBwdRequest,
 )
 from flashactor.errors import OperandError, RequestError
 
 SHAPE = (1, 20, 2, 64)
 Q = np.zeros(SHAPE, np.float16)
 LSE = np.zeros((1, 2, 20), np.float32)
+OFFSETS = {name: np.array([0, 20], np.int32) for name in ("cu_seqlens_q", "cu_seqlens_k")}
 E4M3 = ml_dtypes.float8_e4m3fn
 
 
@@ -48,6 +50,16 @@ def test_a_backward_pass_only_reads_the_results():
     assert backward(out=out, lse=lse).require_operands().out is not None
     with pytest.raises(OperandError, match="read-only"):
         Fa2FwdRequest.from_arrays(Q, Q, Q, out=out)
+
+
+@pytest.mark.parametrize("name", ["out", "lse"])
+def test_a_backward_pass_needs_the_results(name):
+    with pytest.raises(OperandError, match=f"{name}: got nothing; expected the {name} of the forward pass"):
+        backward(**{name: None})
+    arrays = {"out": Q[0], "lse": LSE[0]}
+    assert VarlenBwdRequest.from_arrays(Q[0], Q[0], Q[0], Q[0], **arrays, **OFFSETS).operands.lse is not None
+    with pytest.raises(OperandError, match=f"{name}: got nothing"):
+        VarlenBwdRequest.from_arrays(Q[0], Q[0], Q[0], Q[0], **{**arrays, name: None}, **OFFSETS)
 
 
 @pytest.mark.parametrize("name", ["softmax_scale", "softcap"])
