@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from math import prod
 from typing import Any, TypedDict, Unpack
 
 from flashactor.arrays import ArrayView, Device, check_array, check_vector_access
-from flashactor.errors import EmptyBatchError, OperandError, ZeroSeqlenError
+from flashactor.errors import EmptyBatchError, OperandError, SeqlenOverflowError, ZeroSeqlenError
 from flashactor.requests.operands import Operands
 from flashactor.types import DType, is_count
 
@@ -87,6 +89,41 @@ def require_positive(name: str, value: int) -> None:
         )
 
 
+LONGEST = 2**30
+"""The most rows of a sequence: kernels count them, and distances between them, in 32 bits."""
+
+LARGEST_SIZE = 2**62
+"""The most bytes of an array, so that offsets in it are 64-bit integers."""
+
+
+def require_length(name: str, value: int) -> None:
+    """Raises ZeroSeqlenError, SeqlenOverflowError unless a length is an integer that kernels can count to."""
+    require_positive(name, value)
+    require_countable(name, value)
+
+
+def require_countable(name: str, value: int) -> None:
+    """Raises SeqlenOverflowError if an integer is longer than a sequence may be."""
+    if operator.index(value) > LONGEST:
+        raise SeqlenOverflowError(
+            field=name,
+            got=value,
+            expected=f"at most {LONGEST}, which kernels can count to",
+            remedy="split the sequence, and merge the states with MergeStatesRequest",
+        )
+
+
+def _check_size(lse_shape: tuple[int, ...], head_dim: int) -> None:
+    """Raises OperandError where float32 results of a request would have more bytes than can be addressed."""
+    if prod(lse_shape) * head_dim * 4 > LARGEST_SIZE:
+        raise OperandError(
+            field="q.shape",
+            got=f"heads and rows {lse_shape}",
+            expected=f"results of at most {LARGEST_SIZE} bytes in float32",
+            remedy="split the batch",
+        )
+
+
 def check_dense(q: ArrayView, k: ArrayView, v: ArrayView) -> int:
     """Shapes ``[batch, seqlen, heads, head_dim]``: equal batch, k and v alike but for v's own head_dim.
 
@@ -100,8 +137,8 @@ def check_dense(q: ArrayView, k: ArrayView, v: ArrayView) -> int:
     require_batch(batch)
     check_array("k", k, shape=(batch, seqlen_k, heads_kv, head_dim))
     check_array("v", v, shape=(batch, seqlen_k, heads_kv, v.shape[-1]))
-    require_positive("seqlen_q", seqlen_q)
-    require_positive("seqlen_k", seqlen_k)
+    require_length("seqlen_q", seqlen_q)
+    require_length("seqlen_k", seqlen_k)
     return check_heads(heads_q, heads_kv)
 
 
@@ -128,6 +165,7 @@ def operands(
     Raises:
         OperandError: which argument is off, and how.
     """
+    _check_size(lse_shape, max(q.shape[-1], v.shape[-1]))
     out_view = lse_view = slopes = logits = None
     out, lse = optional["out"], optional["lse"]
     alibi_slopes, sink_logits = optional["alibi_slopes"], optional["sink_logits"]

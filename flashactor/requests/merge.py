@@ -119,7 +119,7 @@ class MergeStatesRequest(AttentionRequest):
         *batch, seqlen, heads, head_dim = first.shape
         for sequences in batch:
             checks.require_batch(sequences)
-        checks.require_positive("seqlen" if batch else "total", seqlen)
+        checks.require_length("seqlen" if batch else "total", seqlen)
         checks.check_heads(heads, heads)
         lse_shape = (*batch, heads, seqlen)
         second = ArrayView.of(out_b, "out_b")

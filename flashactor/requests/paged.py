@@ -28,7 +28,8 @@ class PagedKvCache:
         max_blocks_per_seq: columns of the page table.
 
     Raises:
-        EmptyPagedCacheError: a count of 0; InvalidPagedBlockSizeError: another page size.
+        EmptyPagedCacheError: a count of 0; InvalidPagedBlockSizeError: another page size;
+        SeqlenOverflowError: a row of the page table holds more than 2**30 keys.
     """
 
     num_blocks: int
@@ -48,6 +49,7 @@ class PagedKvCache:
                 )
             settle_counts(self, name)
         require_block_size(self.block_size)
+        checks.require_countable("max_blocks_per_seq * block_size", self.max_blocks_per_seq * self.block_size)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class PagedAttentionRequest(CachedKvRequest):
     def __post_init__(self) -> None:
         require_type("cache", self.cache, PagedKvCache)
         checks.require_batch(self.num_seqs)
-        checks.require_positive("q_tokens_per_seq", self.q_tokens_per_seq)
+        checks.require_length("q_tokens_per_seq", self.q_tokens_per_seq)
         settle_counts(self, "num_seqs", "q_tokens_per_seq")
         if self.cache.head_dim != self.head_dim:
             raise PagedHeadDimMismatchError(

@@ -30,7 +30,7 @@ class ChunkLayout:
 
     Raises:
         ZeroSeqlenError: no token or no chunk; ChunkIndexOutOfRangeError: no such chunk;
-        SeqlenOverflowError: a negative prefix.
+        SeqlenOverflowError: a negative prefix, or more than 2**30 tokens with the chunk.
     """
 
     chunk_q_tokens: int
@@ -57,6 +57,9 @@ class ChunkLayout:
                 remedy="pass the number of tokens that the cache already holds",
             )
         settle_counts(self, "chunk_index", "prefix_kv_tokens")
+        checks.require_countable(
+            "prefix_kv_tokens + chunk_q_tokens", self.prefix_kv_tokens + self.chunk_q_tokens
+        )
 
     @property
     def is_final(self) -> bool:

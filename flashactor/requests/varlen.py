@@ -27,7 +27,7 @@ class CumulativeSeqlens:
 
     Raises:
         EmptyBatchError: no sequence; ZeroSeqlenError: a longest length of 0;
-        SeqlenOverflowError: more tokens than ``batch_size`` sequences of the longest length hold.
+        SeqlenOverflowError: a longest length above 2**30, or more tokens than ``batch_size`` sequences of the longest length hold.
     """
 
     batch_size: int
@@ -38,9 +38,16 @@ class CumulativeSeqlens:
 
     def __post_init__(self) -> None:
         checks.require_batch(self.batch_size)
-        checks.require_positive("max_seqlen_q", self.max_seqlen_q)
-        checks.require_positive("max_seqlen_kv", self.max_seqlen_kv)
+        checks.require_length("max_seqlen_q", self.max_seqlen_q)
+        checks.require_length("max_seqlen_kv", self.max_seqlen_kv)
         settle_counts(self, "batch_size", "max_seqlen_q", "max_seqlen_kv")
+        if self.batch_size * max(self.max_seqlen_q, self.max_seqlen_kv) > checks.LARGEST_SIZE:
+            raise SeqlenOverflowError(
+                field="batch_size",
+                got=self.batch_size,
+                expected=f"at most {checks.LARGEST_SIZE} tokens in all",
+                remedy="split the batch",
+            )
         for name, total, longest in (
             ("total_q_tokens", self.total_q_tokens, self.max_seqlen_q),
             ("total_kv_tokens", self.total_kv_tokens, self.max_seqlen_kv),

@@ -8,13 +8,17 @@ from request_arrays import on_device
 from flashactor import (
     ChunkedPrefillRequest,
     ChunkLayout,
+    CumulativeSeqlens,
     Fa2BwdRequest,
     Fa2FwdFp8Request,
     Fa2FwdRequest,
     PagedAttentionRequest,
+    PagedKvCache,
     VarlenBwdRequest,
 )
-from flashactor.errors import OperandError, RequestError
+from flashactor.arrays import ArrayView, Device
+from flashactor.errors import OperandError, RequestError, SeqlenOverflowError
+from flashactor.requests.checks import check_dense
 
 SHAPE = (1, 20, 2, 64)
 Q = np.zeros(SHAPE, np.float16)
@@ -137,3 +141,47 @@ def test_descales_on_a_device_are_not_read():
     scale = np.full(2, np.nan, np.float32)
     request = Fa2FwdFp8Request.from_arrays(**on_device({"q": x, "k": x, "v": x, "k_scale": scale}))
     assert request.arrays()["k_scale"].size == 2
+
+
+LONGEST = 2**30
+LENGTHS = {
+    "max_seqlen_q": lambda n: CumulativeSeqlens(1, n, 1, n, 1),
+    "max_seqlen_kv": lambda n: CumulativeSeqlens(1, 1, n, 1, n),
+    "prefix": lambda n: ChunkLayout(4, n - 4),
+    "chunk": lambda n: ChunkLayout(n, 0),
+    "pages": lambda n: PagedKvCache(1, 8, 1, 64, -(-n // 8)),
+    "seqlen_q": lambda n: check_dense(*dense_views(n, 4)),
+    "seqlen_k": lambda n: check_dense(*dense_views(4, n)),
+}
+
+
+def dense_views(seqlen_q, seqlen_k):
+    return [
+        ArrayView.of(np.broadcast_to(Q[0, 0], (1, n, 2, 64)), "x") for n in (seqlen_q, seqlen_k, seqlen_k)
+    ]
+
+
+@pytest.mark.parametrize("make", LENGTHS.values(), ids=LENGTHS)
+def test_lengths_that_kernels_can_count_to(make):
+    make(LONGEST)
+    with pytest.raises(SeqlenOverflowError, match="1073741824"):
+        make(LONGEST + 1)
+
+
+def test_sizes_that_can_be_addressed():
+    def request(batch):
+        shapes = {"q": (batch, 2**24, 8, 64), "k": (batch, 4, 8, 64)}
+        q, k = (fake(shape) for shape in shapes.values())
+        return Fa2FwdRequest.from_arrays(q, k, k)
+
+    assert request(2**20).operands.q.shape[0] == 2**20
+    with pytest.raises(OperandError, match=r"q\.shape"):
+        request(2**40)
+    with pytest.raises(SeqlenOverflowError, match="batch_size"):
+        CumulativeSeqlens(2**40, 2**30, 1, 1, 1)
+
+
+def fake(shape):
+    """An array of a device, of which there is only its description."""
+    strides = tuple(int(np.prod(shape[i + 1 :], dtype=object)) for i in range(len(shape)))
+    return ArrayView(shape, strides, "float16", Device("cuda"), 0x1000, "none", None)
