@@ -113,12 +113,15 @@ class AttentionRequest:
                 expected="e4m3 or e5m2" if self.TAKES_FP8 else "f16 or bf16",
                 remedy="use Fa2FwdFp8Request or Fa3FwdFp8Request for an fp8 q and only for that",
             )
+        for name in ("softmax_scale", "softcap", "dropout_p"):
+            value = getattr(self, name)
+            if value is not None or name != "softmax_scale":
+                object.__setattr__(self, name, require_number(name, value))
         if self.softmax_scale is not None:
-            object.__setattr__(self, "softmax_scale", require_number("softmax_scale", self.softmax_scale))
             require_factor("softmax_scale", self.softmax_scale)
-        if require_number("softcap", self.softcap) != 0.0:
+        if self.softcap != 0.0:
             require_factor("softcap", self.softcap, "0 (off), or ")
-        if not 0.0 <= require_number("dropout_p", self.dropout_p) < 1.0:
+        if not 0.0 <= self.dropout_p < 1.0:
             raise number_error("dropout_p", self.dropout_p, "a probability of at least 0 and below 1")
         require_type("implementation", self.implementation, str, optional=True)
         for name in ("dropout_seed", "dropout_offset"):
@@ -236,9 +239,13 @@ def require_number(name: str, value: Any) -> float:
     Raises:
         RequestError: it is none.
     """
+    if getattr(value, "shape", ()) != ():
+        raise number_error(name, repr(value), "a number")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except OverflowError:
+        raise number_error(name, "a number beyond float64", "a finite number") from None
+    except (TypeError, ValueError, RuntimeError):  # the last one is of torch's tensors
         raise number_error(name, repr(value), "a number") from None
     if not math.isfinite(number):
         raise number_error(name, value, "a finite number")

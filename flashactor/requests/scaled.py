@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from flashactor.arrays import ArrayView, check_array
@@ -122,8 +123,8 @@ def view_scale(name: str, value: Any, *, heads: int, like: ArrayView) -> float |
     Raises:
         OperandError: an array of another shape, dtype or device.
     """
-    if isinstance(value, int | float):
-        return value
+    if isinstance(value, Real):
+        return require_number(name, value)
     view = ArrayView.of(value, name)
     check_array(name, view, dtypes=("float32",), device=like.device)
     if view.size != 1 and view.shape != (heads,):

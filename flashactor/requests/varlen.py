@@ -27,7 +27,8 @@ class CumulativeSeqlens:
 
     Raises:
         EmptyBatchError: no sequence; ZeroSeqlenError: a longest length of 0;
-        SeqlenOverflowError: a longest length above 2**30, or more tokens than ``batch_size`` sequences of the longest length hold.
+        SeqlenOverflowError: a longest length above 2**30, or more tokens than ``batch_size`` sequences of the
+        longest length hold.
     """
 
     batch_size: int
