@@ -228,6 +228,22 @@ def check_vector_access(name: str, view: ArrayView) -> ArrayView:
     return view
 
 
+def check_contiguous(name: str, view: ArrayView) -> ArrayView:
+    """Return ``view`` if its last dimension is contiguous.
+
+    Raises:
+        OperandError: it is strided.
+    """
+    if view.shape[-1:] != (1,) and view.size and view.strides and view.strides[-1] != 1:
+        raise OperandError(
+            field=f"{name}.strides",
+            got=f"{view.strides} (in elements)",
+            expected="a last stride of 1",
+            remedy=f"pass a contiguous {name}",
+        )
+    return view
+
+
 def _compact_strides(shape: Sequence[int]) -> tuple[int, ...]:
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flashactor.arrays import ArrayView
-from flashactor.errors import OperandError
+from flashactor.arrays import ArrayView, check_contiguous
 from flashactor.kernels.params import Value
 from flashactor.kernels.spec import Scores
 from flashactor.requests import (
@@ -131,16 +130,7 @@ def contiguous(arrays: Arrays, name: str) -> int:
         OperandError: it is strided.
     """
     view = arrays.get(name)
-    if view is None:
-        return 0
-    if view.shape[-1:] != (1,) and view.size and view.strides and view.strides[-1] != 1:
-        raise OperandError(
-            field=f"{name}.strides",
-            got=f"{view.strides} (in elements)",
-            expected="a last stride of 1",
-            remedy=f"pass a contiguous {name}",
-        )
-    return view.pointer
+    return 0 if view is None else check_contiguous(name, view).pointer
 
 
 def row_strides(name: str, view: ArrayView, *, heads_first: bool = False) -> dict[str, Value]:

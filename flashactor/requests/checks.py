@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, TypedDict, Unpack
 
-from flashactor.arrays import ArrayView, Device, check_array, check_vector_access
+from flashactor.arrays import ArrayView, Device, check_array, check_contiguous, check_vector_access
 from flashactor.errors import EmptyBatchError, OperandError, SeqlenOverflowError, ZeroSeqlenError
 from flashactor.requests.operands import Operands
 from flashactor.types import DType, is_count
@@ -190,9 +190,11 @@ def operands(
         check_array("alibi_slopes", slopes, rank=(1, 2), dtypes=("float32",), device=q.device)
         shape = (heads_q,) if len(slopes.shape) == 1 else (batch, heads_q)
         check_array("alibi_slopes", slopes, shape=shape)
+        check_contiguous("alibi_slopes", slopes)
     if sink_logits is not None:
         logits = ArrayView.of(sink_logits, "sink_logits")
         check_array("sink_logits", logits, shape=(heads_q,), dtypes=("float32",), device=q.device)
+        check_contiguous("sink_logits", logits)
     return Operands(
         q=q,
         k=k,

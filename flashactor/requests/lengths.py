@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from flashactor.arrays import ArrayView, check_array
+from flashactor.arrays import ArrayView, check_array, check_contiguous
 from flashactor.errors import OperandError, SeqlenOverflowError
 from flashactor.requests.checks import require_batch, require_positive
 from flashactor.requests.operands import SequenceOffsets
@@ -45,6 +45,7 @@ def view_cu_seqlens(
     """
     offsets = ArrayView.of(cu_seqlens, name)
     check_array(name, offsets, rank=1, shape=shape, dtypes=("int32",), device=like.device)
+    check_contiguous(name, offsets)
     require_batch(offsets.shape[0] - 1)
     if offsets.on_host:
         _check_offsets(name, offsets.to_numpy().tolist(), like.shape[0])
@@ -57,6 +58,7 @@ def _view_used(name: str, used: Any, offsets: ArrayView) -> ArrayView | None:
     view = ArrayView.of(used, name)
     shape = (offsets.shape[0] - 1,)
     check_array(name, view, rank=1, shape=shape, dtypes=("int32",), device=offsets.device)
+    check_contiguous(name, view)
     if view.on_host:
         lengths = (end - start for start, end in pairwise(offsets.to_numpy().tolist()))
         require_within(name, view.to_numpy().tolist(), lengths, "the sequence's length by its offsets")
@@ -83,6 +85,7 @@ def view_prefix_lens(prefix_lens: Any, *, q: ArrayView, batch: int, longest_pref
     """
     view = ArrayView.of(prefix_lens, "prefix_lens")
     check_array("prefix_lens", view, shape=(batch,), dtypes=("int32",), device=q.device)
+    check_contiguous("prefix_lens", view)
     if view.on_host:
         values = view.to_numpy().tolist()
         require_within("prefix_lens", values, [longest_prefix] * batch, "the chunk's prefix_kv_tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flashactor.arrays import ArrayView, check_array
+from flashactor.arrays import ArrayView, check_array, check_contiguous
 from flashactor.errors import InvalidPagedBlockSizeError, OperandError, SeqlenOverflowError
 from flashactor.requests.operands import KvLayout, PageTable
 
@@ -77,10 +77,12 @@ def view_pages(
     table = ArrayView.of(page_table, "page_table")
     check_array("page_table", table, rank=2, dtypes=("int32",), device=q.device)
     check_array("page_table", table, shape=(num_seqs, table.shape[1]))
+    check_contiguous("page_table", table)
     seq_lens_view = None
     if seq_lens is not None:
         seq_lens_view = ArrayView.of(seq_lens, "seq_lens")
         check_array("seq_lens", seq_lens_view, shape=(num_seqs,), dtypes=("int32",), device=q.device)
+        check_contiguous("seq_lens", seq_lens_view)
         if seq_lens_view.on_host:
             lengths = seq_lens_view.to_numpy().tolist()
     _check_lengths(lengths, table.shape[1] * block_size)
