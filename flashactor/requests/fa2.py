@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, Unpack
 from flashactor.arrays import ArrayView, check_array, check_vector_access
 from flashactor.errors import OperandError
 from flashactor.requests import checks
-from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields
+from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type
 from flashactor.requests.dense import DenseFwdRequest, dense_operands
 from flashactor.requests.operands import Gradients, Operands
 from flashactor.types import Direction
@@ -36,6 +36,10 @@ class Fa2BwdRequest(AttentionRequest):
 
     DIRECTION: ClassVar[Direction] = Direction.BACKWARD
     WRITES: ClassVar[tuple[str, ...]] = (*GRADIENTS, "workspace")
+
+    def __post_init__(self) -> None:
+        require_type("deterministic", self.deterministic, bool)
+        super().__post_init__()
 
     @classmethod
     def from_arrays(

@@ -128,7 +128,7 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
                 saturated.
             chunk: where the chunk lies; with ``prefix_lens`` its prefix_kv_tokens is the longest prefix.
             page_table: int32 ``[batch, max_blocks_per_seq]`` of a paged cache.
-            layout: order of a paged cache's dimensions.
+            layout: order of a paged cache's dimensions; HND only with ``page_table``.
             prefix_lens: int32 ``[batch]``, keys that each sequence already has; all as many when absent.
             rotary_cos, rotary_sin: ``[positions, rotary_dim / 2]``, of q's type or float32, rotary_dim a
                 multiple of 16 up to head_dim, with a row for every position of the prefix and the chunk. They
@@ -137,8 +137,8 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
                 rotary_dim with that of the second.
             k_scale, v_scale: descales of the cache; a number, or a float32 array of one element or
                 ``[heads_kv]``.
-            guard: whether the device checks the page table. Then no page is checked here; the keys of a page
-                outside the pool read as zeros.
+            guard: whether the device checks the page table, only with one. Then no page is checked here; the
+                keys of a page outside the pool read as zeros.
             alibi_slopes: float32 ``[heads_q]`` or ``[batch, heads_q]``.
             sink_logits: float32 ``[heads_q]``.
             workspace: contiguous uint8 ``[bytes]``, 16-byte aligned: scratch for kernels that need some.
@@ -151,6 +151,8 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
             prefix longer than the chunk's; RequestError, DispatchError: an option.
         """
         require_type("chunk", chunk, ChunkLayout)
+        if page_table is None:
+            _refuse_page_options(view_layout(layout), guard)
         q_view, k_view, v_view = checks.view_qkv(q, k, v, rank=4, dtypes=checks.SIXTEEN_BIT)
         checks.check_dense(q_view, k_view, v_view)
         batch, tokens, heads_q, head_dim = q_view.shape
@@ -200,6 +202,19 @@ class ChunkedPrefillRequest(CachedKvRequest, PackedRequest):
             v_scale=view_scale("v_scale", v_scale, heads=heads_kv, like=q_view),
             guard=guard,
         )
+
+
+def _refuse_page_options(layout: KvLayout, guard: bool) -> None:
+    """Raises RequestError for what only a paged cache has."""
+    require_type("guard", guard, bool)
+    for name, got, default in (("layout", layout, KvLayout.NHD), ("guard", guard, False)):
+        if got is not default:
+            raise RequestError(
+                field=name,
+                got=got,
+                expected=f"{default} without page_table",
+                remedy=f"pass page_table, or drop {name}",
+            )
 
 
 def _view_pages(

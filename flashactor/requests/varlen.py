@@ -157,6 +157,10 @@ class VarlenBwdRequest(PackedRequest):
     DIRECTION: ClassVar[Direction] = Direction.BACKWARD
     WRITES: ClassVar[tuple[str, ...]] = (*GRADIENTS, "workspace")
 
+    def __post_init__(self) -> None:
+        require_type("deterministic", self.deterministic, bool)
+        super().__post_init__()
+
     @classmethod
     def from_arrays(
         cls,

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from request_arrays import POOLS, chunked, ints, on_device, paged, zeros
 
-from flashactor import ChunkedPrefillRequest, ChunkLayout, DType, MaskKind, PagedAttentionRequest
+from flashactor import (
+    ChunkedPrefillRequest,
+    ChunkLayout,
+    DType,
+    Fa2BwdRequest,
+    KvLayout,
+    MaskKind,
+    PagedAttentionRequest,
+    VarlenBwdRequest,
+)
 from flashactor.errors import (
     EmptyBatchError,
     Fp8MustUseFp8RequestError,
@@ -17,6 +26,7 @@ from flashactor.errors import (
     SeqlenOverflowError,
     ZeroSeqlenError,
 )
+from flashactor.requests.bare import bare_request
 
 E4M3 = ml_dtypes.float8_e4m3fn
 FP8_POOLS = {name: zeros(10, 16, 2, 64, dtype=E4M3) for name in ("k_cache", "v_cache")}
@@ -250,3 +260,22 @@ def test_chunk_errors_name_the_argument(changes, error, field):
     with pytest.raises(error) as caught:
         ChunkedPrefillRequest.from_arrays(**chunked(**changes))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("name", "value"), [("layout", "HND"), ("layout", KvLayout.HND), ("guard", True)])
+def test_options_of_pages_need_pages(name, value):
+    pool = {k: zeros(10, 2, 8, 64) if name == "layout" else zeros(10, 8, 2, 64) for k in POOLS}
+    with_pages = chunked(**pool, page_table=TABLE, **{name: value})
+    assert ChunkedPrefillRequest.from_arrays(**with_pages).paged
+    assert not ChunkedPrefillRequest.from_arrays(**chunked(layout="NHD", guard=False)).paged
+    with pytest.raises(RequestError, match="without page_table") as caught:
+        ChunkedPrefillRequest.from_arrays(**chunked(**{name: value}))
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("value", [1, 0, None, "yes"])
+def test_whether_a_backward_pass_is_deterministic_is_a_bool(value):
+    for request_type in (Fa2BwdRequest, VarlenBwdRequest):
+        assert bare_request(request_type, arch=None, dtype=DType.F16, head_dim=64, deterministic=False)
+        with pytest.raises(RequestError, match="deterministic"):
+            bare_request(request_type, arch=None, dtype=DType.F16, head_dim=64, deterministic=value)
