@@ -119,16 +119,18 @@ class TileChoice:
 _ALL = tuple(SmArch)
 _LARGE_SHARED = (SmArch.SM80, SmArch.SM90A, SmArch.SM100)
 _SMALL_SHARED = (SmArch.SM86, SmArch.SM89, SmArch.SM120)
+_BLACKWELL = (SmArch.SM100, SmArch.SM120)
+_UP_TO_SM90 = tuple(arch for arch in SmArch if arch not in _BLACKWELL)
 _UP_TO_SM100 = tuple(arch for arch in SmArch if arch is not SmArch.SM120)
 _NEWER = tuple(arch for arch in SmArch if arch is not SmArch.SM80)
 
 TILES = (
-    TileChoice(32, _UP_TO_SM100, Tile(128, 128, 4), "S takes half of the registers: two blocks an SM"),
-    TileChoice(32, (SmArch.SM120,), Tile(128, 64, 4), "128 keys spill there"),
+    TileChoice(32, _UP_TO_SM90, Tile(128, 128, 4), "S takes half of the registers: two blocks an SM"),
+    TileChoice(32, _BLACKWELL, Tile(128, 64, 4), "128 keys spill there"),
     TileChoice(64, _UP_TO_SM100, Tile(128, 96, 4), "the widest tile_n without a spill in either type"),
     TileChoice(64, (SmArch.SM120,), Tile(128, 64, 4), "96 keys spill there"),
-    TileChoice(96, _UP_TO_SM100, Tile(128, 64, 4), "two blocks an SM also where it has 100 KB"),
-    TileChoice(96, (SmArch.SM120,), Tile(128, 64, 8), "4 warps spill there"),
+    TileChoice(96, _UP_TO_SM90, Tile(128, 64, 4), "two blocks an SM also where it has 100 KB"),
+    TileChoice(96, _BLACKWELL, Tile(128, 64, 8), "4 warps spill there"),
     TileChoice(
         128, (SmArch.SM80,), Tile(128, 64, 4), "32 rows a warp: a fragment of K or V serves two products"
     ),

@@ -13,8 +13,8 @@ from flashactor.errors import (
     MissingOperandsError,
     RequestError,
 )
+from flashactor.overlaps import check_written
 from flashactor.requests.operands import Operands, named_arrays
-from flashactor.requests.overlaps import check_written
 from flashactor.types import (
     Direction,
     DType,
