@@ -10,7 +10,7 @@ from flashactor.executors.base import Work
 PATIENCE = 10.0
 """Seconds after which a test that waits for another thread has failed."""
 
-OUT, LSE = 3 << 20, 4 << 20
+OUT, LSE = 16 << 28, 17 << 28
 """Addresses of the outputs that requests bring along."""
 
 ILLEGAL_ADDRESS = "CUDA_ERROR_ILLEGAL_ADDRESS: while executing a kernel"

@@ -18,7 +18,7 @@ from flashactor.kernels.combine import CombineSpec
 from flashactor.kernels.params import COMBINE_PARAMS, FWD_PARAMS
 from flashactor.kernels.plan import plan
 
-SCRATCH = 5 << 20
+SCRATCH = 18 << 28
 """Address of the workspace that requests bring along."""
 
 
@@ -45,7 +45,7 @@ def allocated(monkeypatch):
 
     def allocate(like, shape, dtype):
         seen.append((shape, dtype))
-        return DeviceArray(*shape, typestr=np.dtype(dtype).str, address=6 << 20)
+        return DeviceArray(*shape, typestr=np.dtype(dtype).str, address=19 << 28)
 
     monkeypatch.setitem(sys.modules["flashactor.allocation"]._ALLOCATORS, "fake_cuda", allocate)
     return seen
@@ -147,11 +147,11 @@ def test_without_a_workspace_one_is_allocated_of_just_the_size(driver, executor,
     assert answer.outcome.error is None
     assert allocated == [((NEEDED,), "uint8")]
     (_, _, main), (_, _, combine) = driver.named("launch")
-    assert field(main.params, FWD_PARAMS, "partial_out") == 6 << 20
-    assert field(combine.params, COMBINE_PARAMS, "partial_out") == 6 << 20
+    assert field(main.params, FWD_PARAMS, "partial_out") == 19 << 28
+    assert field(combine.params, COMBINE_PARAMS, "partial_out") == 19 << 28
     lse = field(main.params, FWD_PARAMS, "partial_lse")
     assert lse == field(combine.params, COMBINE_PARAMS, "partial_lse")
-    assert 6 << 20 < lse < (6 << 20) + NEEDED
+    assert 19 << 28 < lse < (19 << 28) + NEEDED
 
 
 def test_a_workspace_that_is_not_needed_is_not_allocated(driver, executor, no_allocation):
