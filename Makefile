@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check format lint type bench docs wheel gpu-check clean help
+.PHONY: run test faults format lint type bench docs wheel gpu-check clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ run: $(VENV)/installed  ## send a real attention layer through the actor; print 
 # A process for each core, and no threads of the numerical libraries besides: they would wait for each other.
 test: lint type  ## ruff, mypy --strict and every test
 	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+
+faults: $(VENV)/installed-dev  ## plant every fault into the kernels, not only the third part that `test` takes
+	@EVERY_FAULT=1 $(BIN)/python -m pytest -n auto tests/mutation
 
 format: $(VENV)/installed-dev  ## rewrite the sources in the project's format
 	@$(BIN)/ruff format .
