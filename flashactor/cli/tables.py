@@ -177,14 +177,14 @@ def tile_table() -> str:
 def _forward_row(kernel: str, row: TileChoice, *, fp8_kv: bool) -> str:
     head_dim = row.head_dim
     spec = ForwardSpec(
-        FAMILY, row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, fp8_kv, fp8_kv, row.tile
+        FAMILY, row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, row.tile, fp8_kv, fp8_kv
     )
     return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
 
 
 def _fp8_row(kernel: str, row: TileChoice) -> str:
     e4m3, head_dim = DType.F8E4M3, row.head_dim
-    spec = Fp8ForwardSpec(FAMILY, row.archs[0], e4m3, head_dim, head_dim, e4m3, e4m3, Scores.PLAIN, row.tile)
+    spec = Fp8ForwardSpec(FAMILY, row.archs[0], e4m3, head_dim, head_dim, Scores.PLAIN, row.tile, e4m3, e4m3)
     return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
 
 

@@ -11,7 +11,7 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import contiguous, page_values, row_strides, scale_values
-from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, flag
+from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, Macros
 from flashactor.requests.operands import KvLayout, PageTable, Rotary
 from flashactor.types import DType, SmArch
 
@@ -69,6 +69,7 @@ class AppendSpec(KernelSpec):
     kind: ClassVar[str] = "append"
     source: ClassVar[str] = "common/append.cu"
     entry: ClassVar[str] = "flash_append"
+    params: ClassVar[StructLayout] = APPEND_PARAMS
 
     fp8: DType | None
     pairs: Pairs
@@ -78,14 +79,12 @@ class AppendSpec(KernelSpec):
         return THREADS
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_FP8", str(_FP8.index(self.fp8))),
             ("FA_ROTARY", str(self.pairs.value)),
             ("FA_THREADS", str(THREADS)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(APPEND_PARAMS.size)),
         )
 
     @property

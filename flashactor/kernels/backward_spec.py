@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from flashactor.kernels.backward_params import BWD_PARAMS, REDUCE_PARAMS
 from flashactor.kernels.backward_tiles import BLACKWELL, DKDV_TILES, DQ_TILES, tile_row
+from flashactor.kernels.params import StructLayout
 from flashactor.kernels.sm80 import FAMILY, HEAD_DIMS, padded_head_dims
-from flashactor.kernels.spec import DTYPES, KernelSpec, Scores, Tile, flag
+from flashactor.kernels.spec import DTYPES, KernelSpec, Macros, Scores, Tile, TiledSpec, flag
 from flashactor.types import DType, SmArch
 
 STAT_ROWS = 128
@@ -43,18 +44,17 @@ class PreprocessSpec(KernelSpec):
     kind: ClassVar[str] = "bwd_preprocess"
     source: ClassVar[str] = "sm80/bwd_preprocess.cu"
     entry: ClassVar[str] = "flash_bwd_preprocess_sm80"
+    params: ClassVar[StructLayout] = BWD_PARAMS
 
     @property
     def threads(self) -> int:
         return PREPROCESS_WARPS * 32
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_WARPS", str(PREPROCESS_WARPS)),
-            ("FA_SHARED_BYTES", "0"),
-            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
         )
 
 
@@ -65,19 +65,18 @@ class ReduceSpec(KernelSpec):
     kind: ClassVar[str] = "bwd_reduce"
     source: ClassVar[str] = "sm80/bwd_reduce.cu"
     entry: ClassVar[str] = "flash_bwd_reduce_sm80"
+    params: ClassVar[StructLayout] = REDUCE_PARAMS
 
     @property
     def threads(self) -> int:
         return REDUCE_WARPS * 32
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         # The sources do not read the type; it gives each type's kernel a cubin of its own, as its label says.
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_WARPS", str(REDUCE_WARPS)),
-            ("FA_SHARED_BYTES", "0"),
-            ("FA_PARAMS_BYTES", str(REDUCE_PARAMS.size)),
         )
 
 
@@ -92,6 +91,7 @@ class ConvertSpec(KernelSpec):
     kind: ClassVar[str] = "bwd_convert"
     source: ClassVar[str] = "sm80/bwd_convert.cu"
     entry: ClassVar[str] = "flash_bwd_convert_sm80"
+    params: ClassVar[StructLayout] = BWD_PARAMS
 
     head_dim: int
 
@@ -110,14 +110,12 @@ class ConvertSpec(KernelSpec):
         return self.tile.m * self.head_dim * self.dtype.size_in_bytes
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_HEAD_DIM", str(self.head_dim)),
             ("FA_TILE_M", str(self.tile.m)),
             ("FA_WARPS", str(CONVERT_WARPS)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
         )
 
     @property
@@ -130,12 +128,10 @@ class ConvertSpec(KernelSpec):
 
 
 @dataclass(frozen=True, slots=True)
-class DqSpec(KernelSpec):
+class DqSpec(TiledSpec):
     """A specialisation of sm80/bwd_dq.cu.
 
     Attributes:
-        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
-        scores: what happens to scores.
         tile: the queries of a block, and the keys of a step.
         stages: tiles of k and v that shared memory holds.
     """
@@ -143,16 +139,9 @@ class DqSpec(KernelSpec):
     kind: ClassVar[str] = "bwd_dq"
     source: ClassVar[str] = "sm80/bwd_dq.cu"
     entry: ClassVar[str] = "flash_bwd_dq_sm80"
+    params: ClassVar[StructLayout] = BWD_PARAMS
 
-    head_dim: int
-    head_dim_v: int
-    scores: Scores
-    tile: Tile
     stages: int
-
-    @property
-    def threads(self) -> int:
-        return self.tile.warps * 32
 
     @property
     def shared_bytes(self) -> int:
@@ -161,27 +150,12 @@ class DqSpec(KernelSpec):
         return rows * (self.head_dim + self.head_dim_v) * self.dtype.size_in_bytes
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
-            ("FA_SCORES", str(self.scores.value)),
-            ("FA_HEAD_DIM", str(self.head_dim)),
-            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
-            ("FA_TILE_M", str(self.tile.m)),
-            ("FA_TILE_N", str(self.tile.n)),
-            ("FA_WARPS", str(self.tile.warps)),
+            self.bf16,
+            *self.tile_macros,
             ("FA_STAGES", str(self.stages)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
         )
-
-    @property
-    def head_dims(self) -> tuple[int, ...]:
-        return self.head_dim, self.head_dim_v
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (self.kind, *self.scores.features)
 
     @property
     def tile_name(self) -> str:
@@ -189,12 +163,10 @@ class DqSpec(KernelSpec):
 
 
 @dataclass(frozen=True, slots=True)
-class DkdvSpec(KernelSpec):
+class DkdvSpec(TiledSpec):
     """A specialisation of sm80/bwd_dkdv.cu.
 
     Attributes:
-        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
-        scores: what happens to scores.
         tile: the keys of a block (n), and the queries of a step (m).
         stages: tiles of q and dout that shared memory holds.
         outputs: what it accumulates.
@@ -204,18 +176,11 @@ class DkdvSpec(KernelSpec):
     kind: ClassVar[str] = "bwd_dkdv"
     source: ClassVar[str] = "sm80/bwd_dkdv.cu"
     entry: ClassVar[str] = "flash_bwd_dkdv_sm80"
+    params: ClassVar[StructLayout] = BWD_PARAMS
 
-    head_dim: int
-    head_dim_v: int
-    scores: Scores
-    tile: Tile
     stages: int
     outputs: DkdvOutputs
     adds_dq: bool
-
-    @property
-    def threads(self) -> int:
-        return self.tile.warps * 32
 
     @property
     def shared_bytes(self) -> int:
@@ -227,29 +192,18 @@ class DkdvSpec(KernelSpec):
         return keys + queries + self.adds_dq * self.tile.m * self.tile.n * size
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
-            ("FA_SCORES", str(self.scores.value)),
-            ("FA_HEAD_DIM", str(self.head_dim)),
-            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
-            ("FA_TILE_M", str(self.tile.m)),
-            ("FA_TILE_N", str(self.tile.n)),
-            ("FA_WARPS", str(self.tile.warps)),
+            self.bf16,
+            *self.tile_macros,
             ("FA_STAGES", str(self.stages)),
             ("FA_OUTPUTS", str(self.outputs.value)),
             ("FA_DQ_ATOMIC", flag(self.adds_dq)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(BWD_PARAMS.size)),
         )
 
     @property
-    def head_dims(self) -> tuple[int, ...]:
-        return self.head_dim, self.head_dim_v
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        return (self.kind, *self.scores.features, self.outputs.word, *(("atomic",) if self.adds_dq else ()))
+    def flags(self) -> tuple[tuple[str, bool], ...]:
+        return (self.outputs.word, True), ("atomic", self.adds_dq)
 
     @property
     def tile_name(self) -> str:

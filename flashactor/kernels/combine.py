@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flashactor.kernels.launch import KernelLaunch, launch
-from flashactor.kernels.params import COMBINE_PARAMS
+from flashactor.kernels.params import COMBINE_PARAMS, StructLayout
 from flashactor.kernels.problem import Arrays, Extent, contiguous, lse_strides, row_strides
-from flashactor.kernels.spec import COMMON, KernelSpec, flag
+from flashactor.kernels.spec import COMMON, KernelSpec, Macros
 from flashactor.types import DType, SmArch
 
 THREADS = 128
@@ -23,18 +23,17 @@ class CombineSpec(KernelSpec):
     kind: ClassVar[str] = "combine"
     source: ClassVar[str] = "common/combine.cu"
     entry: ClassVar[str] = "flash_combine"
+    params: ClassVar[StructLayout] = COMBINE_PARAMS
 
     @property
     def threads(self) -> int:
         return THREADS
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_THREADS", str(THREADS)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(COMBINE_PARAMS.size)),
         )
 
 

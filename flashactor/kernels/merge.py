@@ -10,7 +10,7 @@ from flashactor.arrays import ArrayView
 from flashactor.kernels.launch import KernelLaunch, launch
 from flashactor.kernels.params import StructLayout, Value, of_type, strides
 from flashactor.kernels.problem import lse_strides, row_strides
-from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, flag
+from flashactor.kernels.spec import COMMON, DTYPES, KernelSpec, Macros
 from flashactor.types import DType, SmArch
 
 THREADS = 128
@@ -36,18 +36,17 @@ class MergeSpec(KernelSpec):
     kind: ClassVar[str] = "merge"
     source: ClassVar[str] = "common/merge.cu"
     entry: ClassVar[str] = "flash_merge"
+    params: ClassVar[StructLayout] = MERGE_PARAMS
 
     @property
     def threads(self) -> int:
         return THREADS
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
+            self.bf16,
             ("FA_THREADS", str(THREADS)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(MERGE_PARAMS.size)),
         )
 
 

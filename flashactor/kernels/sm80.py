@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from flashactor.kernels.params import FWD_PARAMS
-from flashactor.kernels.spec import DTYPES, KernelSpec, Scores, Tile, flag
+from flashactor.kernels.params import FWD_PARAMS, StructLayout
+from flashactor.kernels.spec import DTYPES, Macros, Scores, Tile, TiledSpec, flag
 from flashactor.types import DType, SmArch
 
 FAMILY = "sm80_mma"
@@ -30,31 +30,21 @@ SHARED_BYTES_PER_BLOCK = {
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardSpec(KernelSpec):
+class ForwardSpec(TiledSpec):
     """A specialisation of sm80/fwd.cu.
 
     Attributes:
-        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
-        scores: what happens to scores.
         paged: whether keys are found through a page table.
         fp8_kv: whether keys and values are fp8 and become ``dtype`` on the way in.
-        tile: what a thread block computes.
     """
 
     kind: ClassVar[str] = "fwd"
     source: ClassVar[str] = "sm80/fwd.cu"
     entry: ClassVar[str] = "flash_fwd_sm80"
+    params: ClassVar[StructLayout] = FWD_PARAMS
 
-    head_dim: int
-    head_dim_v: int
-    scores: Scores
     paged: bool
     fp8_kv: bool
-    tile: Tile
-
-    @property
-    def threads(self) -> int:
-        return self.tile.warps * 32
 
     @property
     def shared_bytes(self) -> int:
@@ -64,39 +54,22 @@ class ForwardSpec(KernelSpec):
         return (self.tile.m * widest + keys) * self.dtype.size_in_bytes + keys * self.fp8_kv
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
-            ("FA_BF16", flag(self.dtype is DType.BF16)),
-            ("FA_SCORES", str(self.scores.value)),
+            self.bf16,
+            *self.tile_macros,
             ("FA_PAGED", flag(self.paged)),
             ("FA_FP8_KV", flag(self.fp8_kv)),
-            ("FA_HEAD_DIM", str(self.head_dim)),
-            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
-            ("FA_TILE_M", str(self.tile.m)),
-            ("FA_TILE_N", str(self.tile.n)),
-            ("FA_WARPS", str(self.tile.warps)),
             ("FA_KEY_WARPS", str(self.tile.key_warps)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(FWD_PARAMS.size)),
         )
 
     @property
-    def head_dims(self) -> tuple[int, ...]:
-        return self.head_dim, self.head_dim_v
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        words = (self.kind, *self.scores.features)
-        optional = (
+    def flags(self) -> tuple[tuple[str, bool], ...]:
+        return (
             ("paged", self.paged),
             ("fp8_kv", self.fp8_kv),
             ("decode", self.tile.key_warps > 1),
         )
-        return (*words, *(word for word, present in optional if present))
-
-    @property
-    def tile_name(self) -> str:
-        return str(self.tile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +194,7 @@ def forward_spec(
     else:
         table = VARIANT_TILES if paged or scores is not Scores.PLAIN else TILES
     tile = next(row.tile for row in table if row.head_dim == padded and arch in row.archs)
-    return ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, paged or fp8_kv, fp8_kv, tile)
+    return ForwardSpec(FAMILY, arch, dtype, padded, padded_v, scores, tile, paged or fp8_kv, fp8_kv)
 
 
 def forward_specs(arch: SmArch) -> tuple[ForwardSpec, ...]:

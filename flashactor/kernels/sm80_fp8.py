@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from flashactor.kernels.params import FWD_PARAMS
+from flashactor.kernels.params import FWD_PARAMS, StructLayout
 from flashactor.kernels.sm80 import FAMILY, HEAD_DIMS, TileChoice, padded_head_dims
-from flashactor.kernels.spec import KernelSpec, Scores, Tile, flag
+from flashactor.kernels.spec import Macros, Scores, Tile, TiledSpec, flag
 from flashactor.requests import AttentionRequest
 from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.types import DType, SmArch
@@ -23,30 +23,20 @@ ROW_ELEMENTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8ForwardSpec(KernelSpec):
+class Fp8ForwardSpec(TiledSpec):
     """A specialisation of sm80/fwd_fp8.cu. ``dtype`` is q's; which 16-bit type out has is known at run time.
 
     Attributes:
-        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
         k_dtype, v_dtype: fp8 types of k and v.
-        scores: what happens to scores.
-        tile: what a thread block computes.
     """
 
     kind: ClassVar[str] = "fwd_fp8"
     source: ClassVar[str] = "sm80/fwd_fp8.cu"
     entry: ClassVar[str] = "flash_fwd_fp8_sm80"
+    params: ClassVar[StructLayout] = FWD_PARAMS
 
-    head_dim: int
-    head_dim_v: int
     k_dtype: DType
     v_dtype: DType
-    scores: Scores
-    tile: Tile
-
-    @property
-    def threads(self) -> int:
-        return self.tile.warps * 32
 
     @property
     def shared_bytes(self) -> int:
@@ -59,38 +49,21 @@ class Fp8ForwardSpec(KernelSpec):
         return max(tiles, tile.key_warps * tile.m * ((self.head_dim_v + 16) * 4 + 8))
 
     @property
-    def defines(self) -> tuple[tuple[str, str], ...]:
+    def macros(self) -> Macros:
         return (
             ("FA_K_E5M2", flag(self.k_dtype is DType.F8E5M2)),
             ("FA_V_E5M2", flag(self.v_dtype is DType.F8E5M2)),
-            ("FA_SCORES", str(self.scores.value)),
-            ("FA_HEAD_DIM", str(self.head_dim)),
-            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
-            ("FA_TILE_M", str(self.tile.m)),
-            ("FA_TILE_N", str(self.tile.n)),
-            ("FA_WARPS", str(self.tile.warps)),
+            *self.tile_macros,
             ("FA_KEY_WARPS", str(self.tile.key_warps)),
-            ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(FWD_PARAMS.size)),
         )
 
     @property
-    def head_dims(self) -> tuple[int, ...]:
-        return self.head_dim, self.head_dim_v
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        words = (self.kind, *self.scores.features)
-        optional = (
+    def flags(self) -> tuple[tuple[str, bool], ...]:
+        return (
             ("k_e5m2", self.k_dtype is DType.F8E5M2),
             ("v_e5m2", self.v_dtype is DType.F8E5M2),
             ("decode", self.tile.key_warps > 1),
         )
-        return (*words, *(word for word, present in optional if present))
-
-    @property
-    def tile_name(self) -> str:
-        return str(self.tile)
 
 
 _NATIVE = (SmArch.SM89, SmArch.SM120)
@@ -152,7 +125,7 @@ def fp8_forward_spec(
     tile = _CHOICE[decode and not dropout, padded, arch]
     if dropout:
         tile = _DROPOUT_CHOICE.get((padded, arch), tile)
-    return Fp8ForwardSpec(FAMILY, arch, DType.F8E4M3, padded, padded_v, k_dtype, v_dtype, scores, tile)
+    return Fp8ForwardSpec(FAMILY, arch, DType.F8E4M3, padded, padded_v, scores, tile, k_dtype, v_dtype)
 
 
 def fp8_forward_specs(arch: SmArch) -> tuple[Fp8ForwardSpec, ...]:

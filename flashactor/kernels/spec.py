@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from flashactor.kernels.params import StructLayout
 from flashactor.types import DType, SmArch
+
+Macros = tuple[tuple[str, str], ...]
+"""Names and values."""
 
 
 class Scores(Enum):
@@ -74,6 +78,8 @@ class KernelSpec:
     """File below kernels_cu/ that defines the kernel."""
     entry: ClassVar[str]
     """The kernel's symbol in the cubin."""
+    params: ClassVar[StructLayout]
+    """The struct that a launch passes."""
 
     @property
     @abstractmethod
@@ -87,8 +93,22 @@ class KernelSpec:
 
     @property
     @abstractmethod
-    def defines(self) -> tuple[tuple[str, str], ...]:
-        """The macros that the source's Config reads."""
+    def macros(self) -> Macros:
+        """What the source's Config reads, but for the sizes that host and device must agree on."""
+
+    @property
+    def defines(self) -> Macros:
+        """The macros that the kernel is compiled with."""
+        return (
+            *self.macros,
+            ("FA_SHARED_BYTES", str(self.shared_bytes)),
+            ("FA_PARAMS_BYTES", str(self.params.size)),
+        )
+
+    @property
+    def bf16(self) -> tuple[str, str]:
+        """The macro that tells bf16 from f16."""
+        return "FA_BF16", flag(self.dtype is DType.BF16)
 
     @property
     def head_dims(self) -> tuple[int, ...]:
@@ -115,6 +135,55 @@ class KernelSpec:
         words = [feature for feature in self.features if feature != self.kind]
         parts = (self.family, self.kind, self.dtype.tag, head_dims, *words, self.tile_name, self.arch.target)
         return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class TiledSpec(KernelSpec):
+    """A kernel of tensor-core products: tiles of padded heads.
+
+    Attributes:
+        head_dim, head_dim_v: padded; the real ones are run-time parameters of at most these.
+        scores: what happens to scores.
+        tile: what a thread block computes.
+    """
+
+    head_dim: int
+    head_dim_v: int
+    scores: Scores
+    tile: Tile
+
+    @property
+    def threads(self) -> int:
+        return self.tile.warps * 32
+
+    @property
+    def tile_macros(self) -> Macros:
+        """Those of its own fields."""
+        return (
+            ("FA_SCORES", str(self.scores.value)),
+            ("FA_HEAD_DIM", str(self.head_dim)),
+            ("FA_HEAD_DIM_V", str(self.head_dim_v)),
+            ("FA_TILE_M", str(self.tile.m)),
+            ("FA_TILE_N", str(self.tile.n)),
+            ("FA_WARPS", str(self.tile.warps)),
+        )
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        return self.head_dim, self.head_dim_v
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.kind, *self.scores.features, *(word for word, present in self.flags if present))
+
+    @property
+    def flags(self) -> tuple[tuple[str, bool], ...]:
+        """Features that it has or has not, besides what happens to scores."""
+        return ()
+
+    @property
+    def tile_name(self) -> str:
+        return str(self.tile)
 
 
 def flag(value: object) -> str:
