@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from itertools import product
 from typing import ClassVar
 
@@ -240,6 +241,7 @@ class BackwardSpecs:
         return (self.preprocess, *self.dkdv, self.dq, self.reduce)
 
 
+@lru_cache(maxsize=1024)
 def backward_specs(
     arch: SmArch, dtype: DType, head_dim: int, head_dim_v: int, scores: Scores, *, deterministic: bool
 ) -> BackwardSpecs:

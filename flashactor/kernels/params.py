@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FORMATS = {"pointer": "Q", "i64": "q", "int": "i", "u32": "I", "float": "f"}
 
@@ -21,22 +21,25 @@ class StructLayout:
     """A C struct as (name, type) pairs, packed little-endian without implicit padding."""
 
     fields: tuple[Field, ...]
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _struct: struct.Struct = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once for a layout: requests are packed on the hot path.
+        object.__setattr__(self, "_names", tuple(name for name, _ in self.fields))
+        formats = "".join(_FORMATS[kind] for _, kind in self.fields)
+        object.__setattr__(self, "_struct", struct.Struct(f"<{formats}"))
 
     @property
     def size(self) -> int:
         """Bytes of the struct."""
-        return struct.calcsize(self._format)
-
-    @property
-    def _format(self) -> str:
-        return "<" + "".join(_FORMATS[kind] for _, kind in self.fields)
+        return self._struct.size
 
     def pack(self, values: dict[str, Value]) -> bytes:
         """The struct's bytes; ``values`` has exactly its fields."""
-        names = [name for name, _ in self.fields]
-        if values.keys() != set(names):
-            raise ValueError(f"fields {sorted(values.keys() ^ set(names))} are missing or unknown")
-        return struct.pack(self._format, *(values[name] for name in names))
+        if values.keys() != set(self._names):
+            raise ValueError(f"fields {sorted(values.keys() ^ set(self._names))} are missing or unknown")
+        return self._struct.pack(*map(values.__getitem__, self._names))
 
 
 def of_type(kind: str, names: str) -> tuple[Field, ...]:

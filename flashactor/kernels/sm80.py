@@ -7,6 +7,7 @@ this one serves it, whatever generation a request names.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import ClassVar
 
@@ -170,6 +171,7 @@ def padded_head_dims(head_dim: int, head_dim_v: int) -> tuple[int, int]:
     return next((qk, v) for qk, v in HEAD_DIMS if head_dim <= qk and head_dim_v <= v)
 
 
+@lru_cache(maxsize=1024)
 def forward_spec(
     arch: SmArch,
     dtype: DType,

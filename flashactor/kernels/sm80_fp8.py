@@ -6,6 +6,7 @@ They run on every architecture whose tensor cores multiply fp8, from sm_89 on.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import ClassVar
 
@@ -106,6 +107,7 @@ _CHOICE = {
 _DROPOUT_CHOICE = {(row.head_dim, arch): row.tile for row in FP8_DROPOUT_TILES for arch in row.archs}
 
 
+@lru_cache(maxsize=1024)
 def fp8_forward_spec(
     arch: SmArch,
     head_dim: int,

@@ -3,6 +3,8 @@ al. 2023)."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flashactor.types import SmArch
 
 MULTIPROCESSORS = {
@@ -26,6 +28,7 @@ GOOD_ENOUGH = 0.85
 """Fewer splits are taken if they use the device at least this well, compared with the best number of them."""
 
 
+@lru_cache(maxsize=1024)
 def choose_splits(tiles: int, keys: int, tile_n: int, blocks_per_sm: int, arch: SmArch) -> int:
     """The number of splits of each tile's keys.
 
