@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flashactor.allocation import allocate
-from flashactor.arrays import HOST, ArrayView, Device, check_array, check_vector_access
+from flashactor.array_checks import check_array, check_vector_access
+from flashactor.arrays import HOST, ArrayView, Device
 from flashactor.errors import OperandError
 
 NUMPY_TYPES = [

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from flashactor.arrays import VECTOR_BYTES
+from flashactor.array_checks import VECTOR_BYTES
 from flashactor.cli.options import reject
 from flashactor.errors import OperandError
 from flashactor.types import DType

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flashactor.arrays import ArrayView, check_contiguous
+from flashactor.array_checks import check_contiguous
+from flashactor.arrays import ArrayView
 from flashactor.kernels.params import Value
 from flashactor.kernels.spec import Scores
 from flashactor.requests import (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, TypedDict, Unpack
 
-from flashactor.arrays import ArrayView, Device, check_array, check_contiguous, check_vector_access
+from flashactor.array_checks import check_array, check_contiguous, check_vector_access
+from flashactor.arrays import ArrayView, Device
 from flashactor.errors import EmptyBatchError, OperandError, SeqlenOverflowError, ZeroSeqlenError
 from flashactor.requests.operands import Operands
 from flashactor.types import DType, is_count

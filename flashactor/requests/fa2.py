@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, Unpack
 
-from flashactor.arrays import ArrayView, check_array, check_vector_access
+from flashactor.array_checks import check_array, check_vector_access
+from flashactor.arrays import ArrayView
 from flashactor.errors import OperandError
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from flashactor.arrays import ArrayView, check_array, check_contiguous
+from flashactor.array_checks import check_array, check_contiguous
+from flashactor.arrays import ArrayView
 from flashactor.errors import OperandError, SeqlenOverflowError
 from flashactor.requests.checks import require_batch, require_positive
 from flashactor.requests.operands import SequenceOffsets

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from flashactor.arrays import ArrayView, check_array, check_vector_access
+from flashactor.array_checks import check_array, check_vector_access
+from flashactor.arrays import ArrayView
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import MissingOperandsError, RequestError
 from flashactor.requests import checks

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flashactor.arrays import ArrayView, check_array, check_contiguous
+from flashactor.array_checks import check_array, check_contiguous
+from flashactor.arrays import ArrayView
 from flashactor.errors import InvalidPagedBlockSizeError, OperandError, SeqlenOverflowError
 from flashactor.requests.operands import KvLayout, PageTable
 

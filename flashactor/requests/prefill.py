@@ -6,7 +6,8 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, Unpack
 
-from flashactor.arrays import ArrayView, check_array
+from flashactor.array_checks import check_array
+from flashactor.arrays import ArrayView
 from flashactor.errors import ChunkIndexOutOfRangeError, OperandError, RequestError, SeqlenOverflowError
 from flashactor.requests import checks
 from flashactor.requests.base import AttentionRequest, RequestOptions, merge_fields, require_type

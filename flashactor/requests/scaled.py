@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from flashactor.arrays import ArrayView, check_array
+from flashactor.array_checks import check_array
+from flashactor.arrays import ArrayView
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import Fp8MustUseFp8RequestError, OperandError, RequestError
 from flashactor.requests.base import (

@@ -19,6 +19,7 @@ ROWS = [
     (0, "flashactor.streams", set()),
     (1, "flashactor.arrays", {"numpy", "ml_dtypes"}),
     (1, "flashactor.allocation", {"numpy", "ml_dtypes"}),
+    (1, "flashactor.array_checks", set()),
     (1, "flashactor.overlaps", {"numpy"}),
     (1, "flashactor.reference", {"numpy", "ml_dtypes"}),
     (2, "flashactor.dispatch", set()),
