@@ -41,8 +41,8 @@
     │   ├── AsyncHazardError              a missing wait, commit or fence
     │   ├── BarrierError                  a barrier used against its rules
     │   └── DeadlockError
-    ├── LaunchError
-    ├── ContextPoisonedError              a sticky CUDA error: the process must restart
+    ├── LaunchError                       the driver refused a launch; nothing runs
+    ├── ContextPoisonedError              a sticky CUDA error: nothing more runs in its context
     ├── OutOfMemoryError
     ├── DeviceUnavailableError
     ├── UnknownImplementationError        also a ValueError
@@ -51,12 +51,15 @@
     └── ActorError
         ├── MailboxFullError
         ├── AskTimeoutError               also a TimeoutError
-        ├── BlockingAskError              .result() on the thread that runs the event loop
+        ├── AskCancelledError             everybody who waited for the reply has gone
+        ├── DependencyFailedError         what the request was to wait for (``after=``) failed
+        ├── BlockingAskError              waiting on a thread that the reply needs
         ├── ActorFailedError              a fault of the actor itself, not of the request
         └── ActorStoppedError
 
 An error says which field was wrong, what it got, what it takes, and what to do about it. The four are
-attributes, so a program can act on them; ``str()`` puts them into one line. Errors pickle.
+attributes, so a program can act on them; ``str()`` puts them into one line. A fifth, ``retry_safe``, says
+whether to ask again. Errors pickle.
 """
 
 from __future__ import annotations
@@ -74,7 +77,11 @@ class FlashAttnError(Exception):
         got: the value that it had.
         expected: what it takes.
         remedy: what to do about it.
+        retry_safe: whether asking for the same again, unchanged, can help and do no harm: no kernel of this
+            request runs any more, its inputs are intact, and the cause may have gone.
     """
+
+    retry_safe: bool = False
 
     def __init__(self, field: str, got: object, expected: str, remedy: str) -> None:
         super().__init__(field, got, expected, remedy)
@@ -87,11 +94,15 @@ class FlashAttnError(Exception):
         return f"{self.field}: got {self.got}; expected {self.expected}. Remedy: {self.remedy}."
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(error_type: type[FlashAttnError], attributes: dict[str, Any]) -> FlashAttnError:
-    return error_type(**attributes)
+def _rebuild(
+    error_type: type[FlashAttnError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> FlashAttnError:
+    error = error_type.__new__(error_type, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class DispatchError(FlashAttnError):
@@ -348,13 +359,17 @@ class DeadlockError(EmulationError):
 class LaunchError(FlashAttnError):
     """The driver refused a launch."""
 
+    retry_safe = True
+
 
 class ContextPoisonedError(FlashAttnError):
     """A sticky CUDA error: nothing more can run in this context."""
 
 
 class OutOfMemoryError(FlashAttnError):
-    """The device has no room for an output or workspace."""
+    """The device has no room for an output or workspace, also after the pools' free memory was released."""
+
+    retry_safe = True
 
 
 class DeviceUnavailableError(FlashAttnError):
@@ -380,13 +395,25 @@ class ActorError(FlashAttnError):
 class MailboxFullError(ActorError):
     """The actor's mailbox is at its limit."""
 
+    retry_safe = True
+
 
 class AskTimeoutError(ActorError, TimeoutError):
     """No reply came within the caller's limit."""
 
 
+class AskCancelledError(ActorError):
+    """The request was cancelled, or the last coroutine that awaited it was."""
+
+
+class DependencyFailedError(ActorError):
+    """The request was to run after another one, which failed."""
+
+    retry_safe = True
+
+
 class BlockingAskError(ActorError):
-    """``.result()`` was called on the thread that runs the event loop, which would stop the loop."""
+    """A thread was about to wait for something that only the same thread, or its event loop, can do."""
 
 
 class ActorFailedError(ActorError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from flashactor.actor.restarts import RestartPolicy
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
 from flashactor.requests import AttentionRequest
+from flashactor.telemetry.events import Observer
 from flashactor.types import Direction, SmArch, is_count
 
 
@@ -72,28 +74,75 @@ def _check_direction(request: object, direction: Direction, kind: str) -> None:
         )
 
 
+class Overflow(Enum):
+    """What happens to an ask that finds the mailbox full."""
+
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class Completion(Enum):
+    """How the end of a kernel is noticed."""
+
+    EVENT = "event"
+    POLLING = "polling"
+    CALLBACK = "callback"
+
+
 @dataclass(frozen=True, slots=True)
 class FlashAttnProps:
     """How to start an actor.
 
     Attributes:
-        label: name in logs.
+        label: name in logs and metrics.
         max_in_flight: most kernels launched and not complete.
         executor: name of the executor that ``FlashAttnActor.start`` picks when it is not told another.
+        mailbox_size: most messages that wait to be launched.
+        overflow: with a full mailbox, an ask waits (``"wait"``: a coroutine in ``await``, a thread in
+            ``ask``), or is answered with MailboxFullError at once (``"fail"``).
+        device: the device, as CUDA_VISIBLE_DEVICES numbers it.
+        completion: how the cuda executor notices the end of a kernel: a thread that sleeps until its event
+            (``"event"``), one that asks again and again (``"polling"``), or a callback of the driver
+            (``"callback"``).
+        hang_seconds: a launched request that takes longer makes its executor count as hung: what it has in
+            flight is answered, and the executor replaced; None: never.
+        restart: what happens when the actor's thread or its executor fails.
+        observers: hear of every request.
 
     Raises:
-        RequestError: max_in_flight is not positive.
+        RequestError: a field has a value that it cannot have.
     """
 
     label: str = "flashattn"
     max_in_flight: int = 8
     executor: str = "auto"
+    mailbox_size: int = 1024
+    overflow: Overflow | str = Overflow.WAIT
+    device: int = 0
+    completion: Completion | str = Completion.EVENT
+    hang_seconds: float | None = None
+    restart: RestartPolicy = RestartPolicy()
+    observers: tuple[Observer, ...] = ()
 
     def __post_init__(self) -> None:
-        if not is_count(self.max_in_flight, 1):
-            raise RequestError(
-                field="max_in_flight",
-                got=self.max_in_flight,
-                expected="an integer of at least 1",
-                remedy="allow at least one kernel in flight",
-            )
+        if not isinstance(self.label, str):
+            raise _props_error("label", self.label, "a text")
+        for name, least in (("max_in_flight", 1), ("mailbox_size", 1), ("device", 0)):
+            if not is_count(getattr(self, name), least):
+                raise _props_error(name, getattr(self, name), f"an integer of at least {least}")
+        for name, choice in (("overflow", Overflow), ("completion", Completion)):
+            try:
+                object.__setattr__(self, name, choice(getattr(self, name)))
+            except ValueError:
+                choices = " or ".join(repr(option.value) for option in choice)
+                raise _props_error(name, getattr(self, name), choices) from None
+        hang = self.hang_seconds
+        if hang is not None and not (isinstance(hang, int | float) and 0.0 < hang < float("inf")):
+            raise _props_error("hang_seconds", hang, "positive seconds, or None")
+        if not isinstance(self.restart, RestartPolicy):
+            raise _props_error("restart", self.restart, "a RestartPolicy")
+        object.__setattr__(self, "observers", tuple(self.observers))
+
+
+def _props_error(name: str, got: object, expected: str) -> RequestError:
+    return RequestError(field=name, got=repr(got), expected=expected, remedy=f"correct {name}")

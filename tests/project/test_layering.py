@@ -17,6 +17,8 @@ ROWS = [
     (0, "flashactor.registry", set()),
     (0, "flashactor.settings", {"platformdirs"}),
     (0, "flashactor.streams", set()),
+    (0, "flashactor.telemetry.events", set()),
+    (0, "flashactor.telemetry.bound_log", {"structlog"}),
     (1, "flashactor.arrays", {"numpy", "ml_dtypes"}),
     (1, "flashactor.allocation", {"numpy", "ml_dtypes"}),
     (1, "flashactor.array_checks", set()),
