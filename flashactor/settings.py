@@ -15,6 +15,10 @@ FLASHACTOR_EXECUTOR        executor that ``auto`` stands for                  ``
                                                                               else ``reference``
 FLASHACTOR_LOG_LEVEL       least level that ``telemetry.logging.configure``   ``warning``
                            shows
+FLASHACTOR_METRICS_PORT    the first actor serves Prometheus metrics on this  none
+                           port of 127.0.0.1; 0: any that is free
+FLASHACTOR_MONITOR         1: ``flashactor top`` of the same user sees the    0
+                           actors of the process
 ========================== ================================================== ==========================
 """
 
@@ -30,6 +34,7 @@ from pathlib import Path
 from flashactor.errors import SettingsError
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,15 @@ class Settings:
     cache_shared: bool = False
     no_compile: bool = False
     trace_keys: Path | None = None
+    metrics_port: int | None = None
+    monitor: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings in ``environ`` (default: ``os.environ``); an empty value counts as unset.
 
         Raises:
-            SettingsError: a size or a switch is none.
+            SettingsError: a size, a port or a switch is none.
         """
         env = os.environ if environ is None else environ
         chosen_dir = env.get("FLASHACTOR_CACHE_DIR")
@@ -67,6 +74,8 @@ class Settings:
             cache_shared=_switch("FLASHACTOR_CACHE_SHARED", env.get("FLASHACTOR_CACHE_SHARED") or ""),
             no_compile=_switch("FLASHACTOR_NO_COMPILE", env.get("FLASHACTOR_NO_COMPILE") or ""),
             trace_keys=_path("FLASHACTOR_TRACE_KEYS", trace) if trace else None,
+            metrics_port=_port("FLASHACTOR_METRICS_PORT", env.get("FLASHACTOR_METRICS_PORT") or ""),
+            monitor=_switch("FLASHACTOR_MONITOR", env.get("FLASHACTOR_MONITOR") or ""),
         )
 
 
@@ -86,6 +95,14 @@ def _size(name: str, text: str) -> int | None:
             name, repr(text), "a number of bytes, such as 500000000 or 500M", f"correct {name}"
         )
     return size
+
+
+def _port(name: str, text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"\s*\d{1,5}\s*", text, re.ASCII) or int(text) > LAST_PORT:
+        raise SettingsError(name, repr(text), f"a port from 0 to {LAST_PORT}", f"correct {name}")
+    return int(text)
 
 
 def _switch(name: str, text: str) -> bool:
@@ -116,6 +133,14 @@ def default_cache_dir() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("flashactor", appauthor=False)
+
+
+def runtime_dir() -> Path:
+    """The folder of this user's sockets, the same for all of the user's processes; it is not created here."""
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session and os.path.isabs(session) and os.access(session, os.W_OK | os.X_OK):
+        return Path(session) / "flashactor"
+    return Path(f"/tmp/flashactor-{os.geteuid()}")
 
 
 @contextmanager

@@ -91,3 +91,30 @@ def test_sizes(text, size):
 @pytest.mark.parametrize(("text", "chosen"), [("1", True), ("true", True), ("0", False), ("False", False)])
 def test_switches(text, chosen):
     assert Settings.from_environment({"FLASHACTOR_NO_COMPILE": text}).no_compile is chosen
+
+
+@pytest.mark.parametrize(("text", "port"), [("9100", 9100), ("0", 0), (" 65535 ", 65535), ("", None)])
+def test_a_port(text, port):
+    assert Settings.from_environment({"FLASHACTOR_METRICS_PORT": text}).metrics_port == port
+
+
+@pytest.mark.parametrize("text", ["65536", "-1", "http", "1.5", "٣"])
+def test_what_is_no_port(text):
+    with pytest.raises(SettingsError, match="FLASHACTOR_METRICS_PORT: got .*from 0 to 65535"):
+        Settings.from_environment({"FLASHACTOR_METRICS_PORT": text})
+
+
+def test_the_monitor_is_a_switch():
+    assert Settings.from_environment({"FLASHACTOR_MONITOR": "1"}).monitor
+    assert not Settings.from_environment({}).monitor
+
+
+def test_sockets_lie_in_the_sessions_folder_if_there_is_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert settings.runtime_dir() == tmp_path / "flashactor"
+
+
+@pytest.mark.parametrize("session", ["", "relative", "/nowhere/at/all"])
+def test_sockets_lie_in_tmp_otherwise(monkeypatch, session):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", session)
+    assert settings.runtime_dir() == Path(f"/tmp/flashactor-{os.geteuid()}")
