@@ -1,0 +1,1 @@
+"""How long asks of other packages' actors take; a module needs its own package and no other one."""
