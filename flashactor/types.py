@@ -318,3 +318,11 @@ class PersistentMode:
     def is_persistent(self) -> bool:
         """Whether blocks stay resident and take tiles."""
         return self.num_sms is not None
+
+
+class Completion(Enum):
+    """How the host notices the end of a kernel: it sleeps, asks again and again, or is called."""
+
+    EVENT = "event"
+    POLLING = "polling"
+    CALLBACK = "callback"

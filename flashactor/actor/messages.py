@@ -10,7 +10,7 @@ from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
 from flashactor.requests import AttentionRequest
 from flashactor.telemetry.events import Observer
-from flashactor.types import Direction, SmArch, is_count
+from flashactor.types import Completion, Direction, SmArch, is_count
 
 
 class MsgKind(Enum):
@@ -79,14 +79,6 @@ class Overflow(Enum):
 
     WAIT = "wait"
     FAIL = "fail"
-
-
-class Completion(Enum):
-    """How the end of a kernel is noticed."""
-
-    EVENT = "event"
-    POLLING = "polling"
-    CALLBACK = "callback"
 
 
 @dataclass(frozen=True, slots=True)
