@@ -7,6 +7,7 @@ awaited for the reply. Times are microseconds a message.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
@@ -93,3 +94,25 @@ async def repeated(measure: Callable[[], Awaitable[float]], repeats: int) -> flo
     """The median of several measurements."""
     taken = sorted([await measure() for _ in range(repeats)])
     return taken[len(taken) // 2]
+
+
+def in_threads(ask_and_wait: Callable[[], Any], count: int, threads: int) -> float:
+    """So many threads share the messages, each waiting for its reply before its next ask.
+
+    The time runs from the moment that all threads have started until the last one has ended.
+    """
+    together = threading.Barrier(threads + 1)
+
+    def one_thread() -> None:
+        together.wait()
+        for _ in range(count // threads):
+            ask_and_wait()
+
+    members = [threading.Thread(target=one_thread) for _ in range(threads)]
+    for member in members:
+        member.start()
+    together.wait()
+    start = perf_counter()
+    for member in members:
+        member.join()
+    return (perf_counter() - start) / (count // threads * threads) * 1e6
