@@ -39,6 +39,8 @@ ROWS = [
     (8, "flashactor", set()),
     (8, "flashactor.telemetry", {"structlog"}),
     (8, "flashactor.cli", {"rich", "numpy", "ml_dtypes", "safetensors", "structlog", "torch"}),
+    (8, "flashactor.testing", set()),
+    (8, "flashactor.testing.plugin", {"pytest"}),
     (8, "flashactor.__main__", set()),
 ]
 
