@@ -51,7 +51,8 @@ def stream_address(stream: object) -> int:
             stream (``cuda_stream``), or a cupy stream (``ptr``).
 
     Raises:
-        OperandError: it is none of these, of another version of the protocol, or the per-thread default stream.
+        OperandError: it is none of these, has another version of the protocol, or is the per-thread default
+            stream.
     """
     address = stream
     protocol = getattr(stream, "__cuda_stream__", None)

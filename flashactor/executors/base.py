@@ -70,14 +70,16 @@ class Outcome(NamedTuple):
     """How work ended: with outputs or with an error.
 
     Attributes:
-        compile_seconds: time to get the kernel, from the cache or by compiling it.
+        compile_seconds: time to get the kernel, in ``submit``: to load it, or to compile it there.
         launch_seconds: time to plan and enqueue it, or to compute on the host.
+        refused: the executor did not try, because its context was lost before; said in ``submit`` only.
     """
 
     outputs: Outputs | None = None
     error: BaseException | None = None
     compile_seconds: float = 0.0
     launch_seconds: float = 0.0
+    refused: bool = False
 
 
 Done = Callable[[Outcome], None]
@@ -92,11 +94,14 @@ class Executor(ABC):
         name: ``mock``, ``reference``, ``cuda``, ...
         arch: architecture of the device; None where any request's own will do.
         renewable: whether another executor can go on in this process after a ContextPoisonedError.
+        waits_on_device: whether it makes work wait for the markers of ``Work.after`` in its stream; where not,
+            the actor holds the work back until what it has to wait for is done.
     """
 
     name: str
     arch: SmArch | None = None
     renewable: bool = True
+    waits_on_device: bool = False
 
     def prepare(self, work: Work) -> Work:
         """Check work that will be submitted later, and begin to get what it needs, without waiting for it.

@@ -7,6 +7,8 @@ cuda.core raises them; ``cuda_errors`` maps them.
 from __future__ import annotations
 
 import ctypes
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 from flashactor.compiler.nvrtc import load_cuda_packages
@@ -79,7 +81,11 @@ class CudaDriver:
     Attributes:
         ordinal: the device, as CUDA_VISIBLE_DEVICES numbers it.
         arch: its architecture.
+        shares_context: whether others of this process use the same context, so that it cannot be renewed
+            here after a sticky error.
     """
+
+    shares_context = True
 
     def __init__(self, ordinal: int) -> None:
         """Find the device.
@@ -101,6 +107,10 @@ class CudaDriver:
         from cuda.core import Device, StreamOptions
 
         return Device(self.ordinal).create_stream(options=StreamOptions(nonblocking=True))
+
+    def address_of(self, stream: Any) -> int:
+        """The address of a stream, as other libraries take it."""
+        return int(stream.handle)
 
     def load(self, cubin: bytes, entry: str) -> Any:
         """The kernel of a name in a cubin."""
@@ -128,6 +138,16 @@ class CudaDriver:
 
         # cuda.core records an event on the producer and makes the stream wait for it.
         stream.wait(Stream.from_handle(producer) if producer else LEGACY_DEFAULT_STREAM)
+
+    def wait_on(self, address: int, event: Any) -> None:
+        """Order later work on the stream of an address after an event, of this device or of another.
+
+        Address 0 is the legacy default stream of the context that is current on the calling thread.
+        """
+        from cuda.bindings import driver
+
+        (result,) = driver.cuStreamWaitEvent(driver.CUstream(address), event.handle, 0)
+        _check(result, f"making stream {address:#x} wait")
 
     def launch(self, stream: Any, kernel: Any, step: KernelLaunch) -> None:
         """Enqueue a kernel whose one parameter is the struct of ``step.params``.
@@ -164,6 +184,33 @@ class CudaDriver:
         """Block this thread, without the GIL, until the event is reached."""
         event.sync()
 
+    def query(self, event: Any) -> bool:
+        """Whether an event is reached. The error of a kernel before it is raised, as by ``wait``."""
+        return bool(event.is_done)
+
+    def call_back(self, stream: Any, function: Callable[[], None]) -> None:
+        """Have a function called, on a thread of the driver, when all work enqueued so far is done.
+
+        It must not call CUDA, and work that is enqueued later waits until it has returned. After a sticky
+        error it is never called.
+        """
+        from cuda.bindings import driver
+
+        number = next(_callback_numbers)
+        _callbacks[number] = function
+        (result,) = driver.cuLaunchHostFunc(stream.handle, driver.CUhostFn(_run_callback_address), number)
+        if int(result):
+            del _callbacks[number]
+        _check(result, "enqueueing a callback")
+
+    def memory_info(self) -> tuple[int, int]:
+        """(free, total) bytes of the device's memory; what libraries keep in pools counts as used."""
+        from cuda.bindings import driver
+
+        result, free, total = driver.cuMemGetInfo()
+        _check(result, "asking for the free memory")
+        return int(free), int(total)
+
     def synchronize(self, stream: Any) -> None:
         """Block this thread, without the GIL, until the stream is empty."""
         stream.sync()
@@ -171,6 +218,20 @@ class CudaDriver:
     def close_stream(self, stream: Any) -> None:
         """Destroy a stream."""
         stream.close()
+
+
+# The driver calls one function for all callbacks, with the number of the Python function to run: a ctypes
+# function for each would have to outlive its own call.
+_callbacks: dict[int, Callable[[], None]] = {}
+_callback_numbers = itertools.count(1)
+
+
+def _run_callback(number: int) -> None:
+    _callbacks.pop(number)()
+
+
+_run_callback_c = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_run_callback)
+_run_callback_address = ctypes.cast(_run_callback_c, ctypes.c_void_p).value
 
 
 def _check(result: Any, doing: str) -> None:

@@ -18,6 +18,7 @@ from flashactor.errors import (
     LaunchError,
     OutOfMemoryError,
 )
+from flashactor.executors.answers import unexpected_error
 
 # After one of these every later call in the process gives the same error (cuda.h, CUresult).
 STICKY = {
@@ -61,6 +62,7 @@ _LAUNCH_REMEDIES = {
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "run flashactor cache clear and restart: the entry is for another device",
     "CUDA_ERROR_INVALID_IMAGE": "run flashactor cache clear, restart: the entry is none for this driver",
     "CUDA_ERROR_INVALID_VALUE": "report it: the plan asks for more than the device has (grid, shared memory)",
+    "CUDA_ERROR_INVALID_HANDLE": "pass as stream= only streams of the actor's device that still exist",
     "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": "report it: the kernel's registers or threads do not fit",
 }
 
@@ -163,9 +165,4 @@ def _mapped(error: BaseException, result: str | None, doing: str) -> FlashAttnEr
         or "CUDA error" in text
     ):
         return result_error(text, doing)
-    return ActorFailedError(
-        field="executor",
-        got=f"{text} while {doing}",
-        expected="no error outside the FlashAttnError tree",
-        remedy="report this as a bug of flashactor; the executor goes on",
-    )
+    return unexpected_error(error, doing)

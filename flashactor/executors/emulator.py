@@ -12,8 +12,8 @@ from flashactor.arrays import ArrayView
 from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.emulator import EmulationResult, Memory
 from flashactor.emulator.launch import MAX_STEPS
-from flashactor.errors import FlashAttnError
-from flashactor.executors.base import Done, Outcome, Work
+from flashactor.executors.base import Outcome, Work
+from flashactor.executors.host import HostExecutor
 from flashactor.executors.operands import (
     WRITTEN_IN_PLACE,
     check_arch,
@@ -32,7 +32,7 @@ from flashactor.types import SmArch
 SourceOfPtx = Callable[[KernelSpec], str]
 
 
-class EmulatorExecutor:
+class EmulatorExecutor(HostExecutor):
     """Runs kernels in the emulator, on arrays in host memory, with every access checked.
 
     A kernel that does something wrong answers with an EmulationError that names its line.
@@ -46,30 +46,30 @@ class EmulatorExecutor:
             arch: architecture whose kernels are run (default: that of each request).
             schedule, races: as in ``flashactor.emulator.launch``.
         """
+        super().__init__()
         self.arch = arch
         self._schedule, self._races = schedule, races
 
-    def submit(self, work: Work, done: Done) -> None:
-        """Compute the work on the calling thread."""
-        try:
-            outcome = self._run(work)
-        except FlashAttnError as error:
-            outcome = Outcome(error=error)
-        done(outcome)
+    def prepare(self, work: Work) -> Work:
+        """Check that there are arrays and a kernel for them.
 
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def _run(self, work: Work) -> Outcome:
-        request = work.request
-        arrays = require_arrays(request)
+        Raises:
+            FlashAttnError: there is none, or the request is for another architecture.
+        """
+        require_arrays(work.request)
         if self.arch is not None:
-            check_arch(request, self.arch)
+            check_arch(work.request, self.arch)
+        choose_kernels(work.request, work.key.arch)
+        return super().prepare(work)
+
+    def compute(self, work: Work) -> Outcome:
+        """Compile the kernels that this process has not compiled yet, and run them."""
+        request = work.request
         began = perf_counter()
         for spec in choose_kernels(request, work.key.arch):
             kernel_ptx(spec)
         compiled = perf_counter()
-        arrays = with_outputs(request, arrays)
+        arrays = with_outputs(request, require_arrays(request))
         emulate(request, work.key.arch, arrays, schedule=self._schedule, races=self._races)
         return Outcome(
             outputs=outputs_of(request, arrays),

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 
 from flashactor.errors import MockModeError
-from flashactor.executors.base import Done, Outcome, Outputs, Work
+from flashactor.executors.base import Done, Executor, Outcome, Outputs, Work
 from flashactor.types import SmArch
 
 REMEMBERED = 10_000
 """Number of most recent requests that a mock keeps: more than a test asserts on, and bounded."""
 
 
-class MockExecutor:
+class MockExecutor(Executor):
     """Answers every request with MockModeError, or with what ``script`` returns or raises for it.
 
     Attributes:
@@ -38,9 +38,6 @@ class MockExecutor:
         except Exception as error:
             outcome = Outcome(error=error)
         done(outcome)
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 def _mock_mode_error(kernel_name: str) -> MockModeError:

@@ -4,9 +4,10 @@ scratch memory."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 from flashactor.allocation import allocate
-from flashactor.arrays import ArrayView, Device
+from flashactor.arrays import ITEM_SIZES, ArrayView, Device
 from flashactor.errors import MissingOperandsError, OperandError, RequestError
 from flashactor.executors.base import Outputs
 from flashactor.kernels.problem import Arrays
@@ -78,6 +79,15 @@ def with_outputs(request: AttentionRequest, arrays: dict[str, ArrayView]) -> dic
         if name not in found:
             found[name] = ArrayView.of(allocate(like, shape, dtype), name)
     return found
+
+
+def allocated_bytes(request: AttentionRequest, arrays: Arrays, workspace_size: int) -> int:
+    """Bytes that a launch allocates: of the outputs and of the workspace that the caller did not provide."""
+    outputs = _output_shapes(request, arrays)
+    lacking = sum(
+        prod(shape) * ITEM_SIZES[dtype] for name, (shape, dtype) in outputs.items() if name not in arrays
+    )
+    return lacking + (0 if "workspace" in arrays else workspace_size)
 
 
 def output_names(request: AttentionRequest, arrays: Arrays) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from flashactor import reference
 from flashactor.allocation import allocate
 from flashactor.arrays import ArrayView
-from flashactor.errors import FlashAttnError, RequestError
-from flashactor.executors.base import Done, Outcome, Outputs, Work
+from flashactor.errors import RequestError
+from flashactor.executors.base import Outcome, Outputs, Work
+from flashactor.executors.host import HostExecutor
 from flashactor.reference import AttentionParams
 from flashactor.requests import (
     AttentionRequest,
@@ -29,26 +30,20 @@ from flashactor.requests.operands import Gradients, Operands, SequenceOffsets
 from flashactor.types import SmArch
 
 
-class ReferenceExecutor:
+class ReferenceExecutor(HostExecutor):
     """Computes every request type on the host, whatever architecture the request is for."""
 
     name = "reference"
 
     def __init__(self, arch: SmArch | None = None) -> None:
+        super().__init__()
         self.arch = arch
 
-    def submit(self, work: Work, done: Done) -> None:
-        """Compute the work on the calling thread."""
+    def compute(self, work: Work) -> Outcome:
+        """Compute the work in float64."""
         started = time.perf_counter()
-        try:
-            outputs = compute(work.request)
-        except FlashAttnError as error:
-            done(Outcome(error=error))
-        else:
-            done(Outcome(outputs=outputs, launch_seconds=time.perf_counter() - started))
-
-    def close(self) -> None:
-        """Nothing to release."""
+        outputs = compute(work.request)
+        return Outcome(outputs=outputs, launch_seconds=time.perf_counter() - started)
 
 
 @singledispatch

@@ -9,6 +9,7 @@ from flashactor.errors import UnknownImplementationError
 from flashactor.executors.base import Executor, KernelSource
 from flashactor.registry import PreferenceStack
 from flashactor.settings import Settings
+from flashactor.types import Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,14 @@ class ExecutorOptions:
     Attributes:
         settings: cache folder and default executor.
         kernels: opens where compiled kernels come from; only executors that launch some call it.
-        max_in_flight: most kernels launched and not complete.
+        device: the device, as CUDA_VISIBLE_DEVICES numbers it.
+        completion: how the end of a kernel is noticed.
     """
 
     settings: Settings
     kernels: Callable[[Settings], KernelSource]
-    max_in_flight: int = 8
+    device: int = 0
+    completion: Completion = Completion.EVENT
 
 
 def make_executor(name: str, options: ExecutorOptions) -> Executor:
@@ -71,7 +74,8 @@ def _make_reference(options: ExecutorOptions) -> Executor:
 def _make_cuda(options: ExecutorOptions) -> Executor:
     from flashactor.executors.cuda import CudaExecutor
 
-    return CudaExecutor(options.kernels(options.settings), max_in_flight=options.max_in_flight)
+    kernels = options.kernels(options.settings)
+    return CudaExecutor(kernels, options.device, completion=options.completion)
 
 
 def _make_emulator(options: ExecutorOptions) -> Executor:

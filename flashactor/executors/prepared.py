@@ -1,0 +1,77 @@
+"""Work of the cuda executor that was checked, and whose kernels are there or on their way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from time import perf_counter
+
+from flashactor.arrays import ArrayView
+from flashactor.executors.base import PendingKernel, Work
+from flashactor.kernels.spec import KernelSpec
+
+
+class PreparedWork(Work):
+    """Work that can be launched once its kernels are there.
+
+    Attributes:
+        arrays: the request's arrays, by their arguments' names.
+        kernels: its kernels, each once.
+        pending: those that were not loaded when it was prepared.
+        kernel_seconds: from then until they, or the errors in their place, were there; 0 before that.
+    """
+
+    __slots__ = (
+        "_asked_at",
+        "_callbacks",
+        "_lock",
+        "_ready",
+        "arrays",
+        "kernel_seconds",
+        "kernels",
+        "pending",
+    )
+
+    def __init__(
+        self,
+        work: Work,
+        arrays: dict[str, ArrayView],
+        kernels: tuple[KernelSpec, ...],
+        pending: Mapping[KernelSpec, PendingKernel],
+    ) -> None:
+        super().__init__(work.request, work.key, work.kernel_name, work.stream)
+        self.arrays = arrays
+        self.kernels = kernels
+        self.pending = pending
+        self.kernel_seconds = 0.0
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._ready = not pending
+        self._asked_at = perf_counter()
+        for kernel in pending.values():
+            kernel.add_done_callback(self._on_kernel)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of its kernels, or the errors in their place, are there."""
+        return self._ready
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Have a function called once it is ready: by the thread that brings the last kernel, or here."""
+        with self._lock:
+            if not self._ready:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def _on_kernel(self, _: object) -> None:
+        if not all(kernel.done for kernel in self.pending.values()):
+            return
+        with self._lock:
+            if self._ready:  # two kernels came at once, and both threads found all of them there
+                return
+            self.kernel_seconds = perf_counter() - self._asked_at
+            self._ready = True
+        for callback in self._callbacks:
+            callback()
+        self._callbacks.clear()
