@@ -89,6 +89,7 @@ class CudaExecutor(Executor):
     """
 
     name = "cuda"
+    waits_on_device = True
 
     def __init__(
         self,
@@ -129,7 +130,9 @@ class CudaExecutor(Executor):
         Raises:
             FlashAttnError: it cannot run here, or nothing can any more.
         """
-        self._require_usable()
+        self._require_open()
+        if self._poisoned_by is not None:
+            raise self._poisoned()
         request = work.request
         arrays = require_arrays(request)
         check_arch(request, self.arch)
@@ -143,9 +146,12 @@ class CudaExecutor(Executor):
 
         ``done`` is called from the completion thread, or here if the work does not start.
         """
+        if self._poisoned_by is not None:
+            answer(done, Outcome(error=self._poisoned(), refused=True))
+            return None
         try:
             assert isinstance(work, PreparedWork), "submit takes what prepare returned"
-            self._require_usable()
+            self._require_open()
             launched = self._start(work, done)
         except Exception as error:
             failure = self._mapped(error, f"launching {work.kernel_name}")
@@ -212,8 +218,7 @@ class CudaExecutor(Executor):
         launches = plan(request, self.arch, arrays, workspace.pointer if workspace else 0).launches
         self._wait_for_others(work, arrays)
         event, armed = self._enqueue(launches, work.stream)
-        compile_seconds = work.kernel_seconds + loaded - began
-        return Launched(event, armed, work, arrays, done, compile_seconds, perf_counter() - loaded)
+        return Launched(event, armed, work, arrays, done, loaded - began, perf_counter() - loaded)
 
     def _load(self, spec: KernelSpec, pending: Mapping[KernelSpec, PendingKernel]) -> None:
         if spec not in self._kernels:
@@ -249,11 +254,12 @@ class CudaExecutor(Executor):
                 self._driver.synchronize(self._stream)  # a kernel may still use the arrays
             raise
 
-    def _require_usable(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise closed_error()
-        if self._poisoned_by is not None:
-            raise poisoned_error(f"{self._poisoned_by} earlier")
+
+    def _poisoned(self) -> ContextPoisonedError:
+        return poisoned_error(f"{self._poisoned_by} earlier")
 
     def _mapped(self, error: BaseException, doing: str) -> FlashAttnError:
         """The error to answer with; a sticky one is remembered for the requests to come."""

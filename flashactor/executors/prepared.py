@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from time import perf_counter
 
 from flashactor.arrays import ArrayView
 from flashactor.executors.base import PendingKernel, Work
@@ -18,7 +17,6 @@ class PreparedWork(Work):
         arrays: the request's arrays, by their arguments' names.
         kernels: its kernels, each once.
         pending: those that were not loaded when it was prepared.
-        kernel_seconds: from then until they, or the errors in their place, were there; 0 before that.
     """
 
     __slots__ = (
@@ -43,11 +41,9 @@ class PreparedWork(Work):
         self.arrays = arrays
         self.kernels = kernels
         self.pending = pending
-        self.kernel_seconds = 0.0
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._ready = not pending
-        self._asked_at = perf_counter()
         for kernel in pending.values():
             kernel.add_done_callback(self._on_kernel)
 
@@ -70,7 +66,6 @@ class PreparedWork(Work):
         with self._lock:
             if self._ready:  # two kernels came at once, and both threads found all of them there
                 return
-            self.kernel_seconds = perf_counter() - self._asked_at
             self._ready = True
         for callback in self._callbacks:
             callback()
