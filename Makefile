@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # CPU builds of PyTorch come in the plain wheel here; set TORCH to another requirement where they do not.
 TORCH ?= torch==2.13.0
+# An interpreter that has xoscar and ray, to be measured beside ours: make bench PEERS=PYTHON
+PEERS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test faults format lint type bench docs wheel gpu-check clean help
@@ -45,7 +47,8 @@ type: $(VENV)/installed-dev  ## mypy --strict
 	@$(BIN)/mypy
 
 bench: $(VENV)/installed-dev  ## every benchmark that needs no GPU; results go to benchmarks/results/
-	@$(BIN)/python -m benchmarks.dispatch
+	@$(BIN)/python -m benchmarks.dispatch $(if $(PEERS),--peers $(PEERS))
+	@$(BIN)/python -m benchmarks.soak
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.cubin_cache
 	@$(BIN)/python -m benchmarks.install_size
