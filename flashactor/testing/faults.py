@@ -176,8 +176,8 @@ class FaultPlan:
 class _Sequence:
     """The faults of one step.
 
-    Launches and compiles draw from sequences of their own: how many requests are prepared ahead is a matter of
-    time, and must change nothing about the launches.
+    Launches and compiles draw from sequences of their own: how many requests are prepared ahead is a matter
+    of time, and must change nothing about the launches.
     """
 
     def __init__(self, faults: tuple[Fault | RandomFaults, ...], *, compiling: bool) -> None:
