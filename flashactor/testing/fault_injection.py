@@ -9,6 +9,7 @@ from flashactor.executors.base import Done, Executor, Marker, Outcome, Work
 from flashactor.executors.cuda_errors import poisoned_error, result_error
 from flashactor.testing.faults import Fault, FaultKind, FaultPlan, RandomFaults
 from flashactor.testing.line import Line
+from flashactor.testing.wrapper import Wrapper
 
 _RESULTS = {
     FaultKind.FAIL_LAUNCH: "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
@@ -17,7 +18,7 @@ _RESULTS = {
 }
 
 
-class FaultInjectingExecutor(Executor):
+class FaultInjectingExecutor(Wrapper):
     """Passes work on to an executor, but for what is planned to fail; the errors are those of ``cuda``.
 
     ``close`` ends whatever hangs: it answers what was launched before the first launch that hangs, and leaves
@@ -42,11 +43,10 @@ class FaultInjectingExecutor(Executor):
             renewable: whether another executor can go on after ``Fault.poison``, as on a context of its own;
                 default: what ``inner`` says.
         """
-        self.name = inner.name
-        self.arch = inner.arch
-        self.renewable = inner.renewable if renewable is None else renewable
+        super().__init__(inner)
+        if renewable is not None:
+            self.renewable = renewable
         self.plan = FaultPlan(*faults) if plan is None else plan
-        self._inner = inner
         self._line = Line()
         self._poisoned_by: object = None
 
@@ -65,7 +65,7 @@ class FaultInjectingExecutor(Executor):
     def submit(self, work: Work, done: Done) -> Marker | None:
         """Launch work, or have happen to it what is planned."""
         if self._poisoned_by is not None:
-            done(Outcome(error=poisoned_error(f"{self._poisoned_by} earlier")))
+            done(Outcome(error=poisoned_error(f"{self._poisoned_by} earlier"), refused=True))
             return None
         fault = self.plan.next_launch()
         kind = None if fault is None else fault.kind

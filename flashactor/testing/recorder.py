@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from flashactor.dispatch import DispatchKey
@@ -12,6 +11,7 @@ from flashactor.executors.base import Done, Executor, Marker, Outcome, Outputs, 
 from flashactor.requests import AttentionRequest
 from flashactor.testing.line import too_few
 from flashactor.testing.match import Described, matching
+from flashactor.testing.wrapper import Wrapper
 from flashactor.types import Direction
 
 SHOWN = 20
@@ -181,36 +181,33 @@ class Recorder:
 
     def _record(self, work: Work) -> Launch:
         with self._changed:
-            launch = Launch(len(self._launches) + 1, work)
+            number = self._launches[-1].number + 1 if self._launches else 1
+            launch = Launch(number, work)
             self._launches.append(launch)
             self._changed.notify_all()
             return launch
 
+    def _forget(self, launch: Launch) -> None:
+        """The executor did not try it; the actor launches it again, on another one."""
+        with self._changed:
+            self._launches.remove(launch)
 
-class _Watched(Executor):
+
+class _Watched(Wrapper):
     def __init__(self, inner: Executor, recorder: Recorder) -> None:
-        self.name = inner.name
-        self.arch = inner.arch
-        self.renewable = inner.renewable
-        self._inner = inner
-        self._record = recorder._record
-
-    def prepare(self, work: Work) -> Work:
-        return self._inner.prepare(work)
+        super().__init__(inner)
+        self._recorder = recorder
 
     def submit(self, work: Work, done: Done) -> Marker | None:
-        return self._inner.submit(work, partial(_end, self._record(work), done))
+        launch = self._recorder._record(work)
 
-    def close(self) -> None:
-        self._inner.close()
+        def end(outcome: Outcome) -> None:
+            launch.outcome = outcome
+            if outcome.refused:
+                self._recorder._forget(launch)
+            done(outcome)
 
-    def abandon(self) -> None:
-        self._inner.abandon()
-
-
-def _end(launch: Launch, done: Done, outcome: Outcome) -> None:
-    launch.outcome = outcome
-    done(outcome)
+        return self._inner.submit(work, end)
 
 
 def _listed(launches: list[Launch]) -> str:

@@ -61,6 +61,7 @@ def test_a_poison_stays(answers):
     assert answers.outs == ["o", ContextPoisonedError, ContextPoisonedError]
     assert "CUDA_ERROR_ILLEGAL_ADDRESS while launching" in str(answers.outcomes[1].error)
     assert str(answers.outcomes[2].error.got).endswith("earlier")
+    assert [outcome.refused for outcome in answers.outcomes] == [False, False, True]
     assert not answers.outcomes[1].error.retry_safe
     with pytest.raises(ContextPoisonedError, match="earlier"):
         executor.prepare(work_of(SMALL))

@@ -7,7 +7,7 @@ from kit_tools import BACKWARD, LARGE, SMALL, Answers, ManualExecutor, work_of
 
 from flashactor import Fa2BwdRequest, SmArch
 from flashactor.errors import AskTimeoutError, LaunchError, RequestError
-from flashactor.executors.base import Outputs
+from flashactor.executors.base import Outcome, Outputs
 from flashactor.testing import Recorder, ScriptedExecutor, matching
 
 SMALL_NAME = "flashactor::fa2::fwd<bf16, 64, causal>"
@@ -45,9 +45,10 @@ def test_answers_pass_through(executor):
 
 def test_a_watched_executor_is_like_its_own(recorder):
     inner = ManualExecutor()
-    inner.arch, inner.renewable = SmArch.SM80, False
+    inner.arch, inner.renewable, inner.waits_on_device = SmArch.SM80, False, True
     watched = recorder.watch(inner)
-    assert (watched.name, watched.arch, watched.renewable) == ("manual", SmArch.SM80, False)
+    assert (watched.name, watched.arch) == ("manual", SmArch.SM80)
+    assert (watched.renewable, watched.waits_on_device) == (False, True)
     watched.close()
     watched.abandon()
     assert (inner.closed, inner.abandoned) == (True, True)
@@ -122,6 +123,16 @@ def test_long_lists_are_cut(recorder, executor):
         recorder.assert_asked(times=1)
     assert str(caught.value).endswith("\n  and 5 more")
     assert str(caught.value).count(SMALL_NAME) == 20
+
+
+def test_what_an_executor_refuses_is_not_a_launch(recorder):
+    inner = ManualExecutor()
+    Answers().submit(recorder.watch(inner), SMALL, LARGE)
+    inner.dones[0](Outcome(error=LaunchError("context", "lost", "a good one", "none"), refused=True))
+    assert [launch.request for launch in recorder] == [LARGE]
+    assert recorder.only.number == 2
+    Answers().submit(recorder.watch(inner), SMALL)
+    assert [launch.number for launch in recorder] == [2, 3]
 
 
 def test_several_executors_are_one_record(recorder):
