@@ -16,14 +16,14 @@ def start(driver):
     """Starts executors over the fake, and lets their kernels finish at the end of the test."""
     started = []
 
-    def start(kernels=None, **options):
-        started.append(CudaExecutor(kernels or FakeKernels(), driver=driver, **options))
-        return started[-1]
+    def start(kernels=None, driver=driver, **options):
+        started.append((CudaExecutor(kernels or FakeKernels(), driver=driver, **options), driver))
+        return started[-1][0]
 
     yield start
-    for event in driver.events:
-        event.complete()
-    for executor in started:
+    for executor, its_driver in started:
+        for event in its_driver.events:
+            event.complete()
         executor.close()
 
 

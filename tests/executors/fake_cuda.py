@@ -1,10 +1,10 @@
 """A device that records what it is told, and finishes or fails kernels when the test says so."""
 
 import threading
+from collections import defaultdict
 from types import SimpleNamespace
 
 from flashactor import Fa2FwdRequest, MaskKind, SmArch
-from flashactor.actor.reply import PendingReply
 from flashactor.executors.base import Work
 
 PATIENCE = 10.0
@@ -12,6 +12,9 @@ PATIENCE = 10.0
 
 OUT, LSE = 16 << 28, 17 << 28
 """Addresses of the outputs that requests bring along."""
+
+OWN_STREAM = 0x5000
+"""Address of an executor's own stream."""
 
 ILLEGAL_ADDRESS = "CUDA_ERROR_ILLEGAL_ADDRESS: while executing a kernel"
 
@@ -34,43 +37,64 @@ class CudaError(Exception):
 
 
 class FakeEvent:
-    """An event that is reached, or fails, when the test says so."""
+    """An event that is reached, or fails, when the test says so.
+
+    Attributes:
+        callbacks: what to call when it is reached; as with the driver, never after a failure.
+        waiting: set when somebody waits for it or asks whether it is reached.
+    """
 
     def __init__(self):
+        self.callbacks = []
+        self.waiting = threading.Event()
         self._reached = threading.Event()
         self._error = None
 
     def complete(self):
         self._reached.set()
+        while self.callbacks:
+            self.callbacks.pop()()
 
     def fail(self, error):
         self._error = error
         self._reached.set()
 
     def wait(self):
+        self.waiting.set()
         assert self._reached.wait(PATIENCE), "the test never completed this event"
         if self._error is not None:
             raise self._error
+
+    def query(self):
+        self.waiting.set()
+        if self._reached.is_set():
+            self.wait()
+        return self._reached.is_set()
 
 
 class FakeDriver:
     """The interface of CudaDriver.
 
     Attributes:
-        calls: (function, arguments...) in order, without ``activate``.
+        calls: (function, arguments...) in order, without ``activate``, ``wait`` and ``query``.
         active_threads: names of the threads that made the device's context current.
+        waiting_threads: names of the threads that waited for events, or asked.
         events: the events that were recorded, oldest first.
-        failures: function name -> error that its next call raises.
+        failures: function name -> errors that its next calls raise, first to last.
     """
 
-    def __init__(self, arch=SmArch.SM90A, ordinal=0):
+    shares_context = True
+
+    def __init__(self, arch=SmArch.SM90A, ordinal=0, address=OWN_STREAM):
         self.arch = arch
         self.ordinal = ordinal
+        self.address = address
         self.calls = []
         self.active_threads = set()
+        self.waiting_threads = set()
         self.events = []
-        self.failures = {}
-        self._recorded = threading.Condition()
+        self.failures = defaultdict(list)
+        self._changed = threading.Condition()
 
     def functions(self):
         return [call[0] for call in self.calls]
@@ -81,9 +105,14 @@ class FakeDriver:
 
     def event(self, index):
         """The event of a launch, once it is there."""
-        with self._recorded:
-            assert self._recorded.wait_for(lambda: len(self.events) > index, PATIENCE), "no such launch"
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.events) > index, PATIENCE), "no such launch"
             return self.events[index]
+
+    def wait_for_call(self, function):
+        """Wait until a function is called."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: function in self.functions(), PATIENCE), function
 
     def activate(self):
         self.active_threads.add(threading.current_thread().name)
@@ -91,6 +120,10 @@ class FakeDriver:
     def create_stream(self):
         self._call("create_stream")
         return "own stream"
+
+    def address_of(self, stream):
+        assert stream == "own stream"
+        return self.address
 
     def load(self, cubin, entry):
         self._call("load", cubin, entry)
@@ -102,19 +135,33 @@ class FakeDriver:
     def wait_for(self, stream, producer):
         self._call("wait_for", stream, producer)
 
+    def wait_on(self, address, event):
+        self._call("wait_on", address, event)
+
     def launch(self, stream, kernel, step):
         self._call("launch", stream, kernel, step)
 
     def record(self, stream):
         self._call("record", stream)
-        with self._recorded:
+        with self._changed:
             self.events.append(FakeEvent())
-            self._recorded.notify_all()
+            self._changed.notify_all()
             return self.events[-1]
 
+    def call_back(self, stream, function):
+        self._call("call_back", stream)
+        self.events[-1].callbacks.append(function)
+
     def wait(self, event):
-        self._call("wait", event)
+        self.waiting_threads.add(threading.current_thread().name)
         event.wait()
+
+    def query(self, event):
+        self.waiting_threads.add(threading.current_thread().name)
+        return event.query()
+
+    def memory_info(self):
+        return 1000, 8000
 
     def synchronize(self, stream):
         self._call("synchronize", stream)
@@ -123,10 +170,11 @@ class FakeDriver:
         self._call("close_stream", stream)
 
     def _call(self, function, *arguments):
-        self.calls.append((function, *arguments))
-        error = self.failures.pop(function, None)
-        if error is not None:
-            raise error
+        with self._changed:
+            self.calls.append((function, *arguments))
+            self._changed.notify_all()
+        if self.failures[function]:
+            raise self.failures[function].pop(0)
 
 
 class FakeKernels:
@@ -141,7 +189,7 @@ class FakeKernels:
         self._at_once = at_once
 
     def ask(self, spec):
-        pending = PendingReply()
+        pending = FakePendingKernel()
         self.asked.append((spec, pending))
         if self._at_once:
             self.deliver(-1)
@@ -152,13 +200,44 @@ class FakeKernels:
         pending.settle(SimpleNamespace(cubin=b"cubin of " + spec.entry.encode()))
 
     def fail(self, index, error):
-        self.asked[index][1].settle(None, error)
+        self.asked[index][1].settle(error)
+
+
+class FakePendingKernel:
+    """A kernel that is there when the test says so."""
+
+    def __init__(self):
+        self.done = False
+        self._answer = None
+        self._callbacks = []
+
+    def settle(self, answer):
+        self._answer, self.done = answer, True
+        while self._callbacks:
+            self._callbacks.pop()(self)
+
+    def result(self, timeout=None):
+        assert self.done, "an executor must not wait for a kernel"
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def add_done_callback(self, callback):
+        if self.done:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
 
 
 class Answer:
-    """The ``done`` of one request."""
+    """The ``done`` of one request.
+
+    Attributes:
+        marker: what ``submit`` returned.
+    """
 
     def __init__(self):
+        self.marker = None
         self._there = threading.Event()
         self._outcome = None
         self.count = 0
@@ -197,7 +276,17 @@ def work_of(a_request):
     return Work(a_request, *a_request.resolve(SmArch.SM90A))
 
 
-def submit(executor, a_request=None):
+def submit(executor, a_request=None, *, stream=None, after=()):
+    """Prepare a request and submit it, as an actor does with one whose kernels are there."""
+    work = work_of(a_request or request())
+    work.stream = stream
+    prepared = executor.prepare(work)
+    assert prepared.ready
+    prepared.after = after
+    return submit_prepared(executor, prepared)
+
+
+def submit_prepared(executor, prepared):
     answer = Answer()
-    executor.submit(work_of(a_request or request()), answer)
+    answer.marker = executor.submit(prepared, answer)
     return answer

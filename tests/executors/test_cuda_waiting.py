@@ -1,130 +1,87 @@
-"""The cuda executor while kernels are compiled: nobody is held up, and launches keep their order."""
+"""Work of the cuda executor while kernels are compiled: it says when it is ready, and nobody waits."""
 
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
-from fake_cuda import ILLEGAL_ADDRESS, PATIENCE, Answer, CudaError, FakeKernels, request, submit, work_of
+from fake_cuda import FakeKernels, request, submit_prepared, work_of
 
-from flashactor import DType, Fa2FwdRequest, SmArch
-from flashactor.errors import CompileError, ContextPoisonedError, MissingOperandsError
+from flashactor.errors import CompileError
 from flashactor.kernels.spec import Scores
 
 
-def test_a_kernel_that_is_compiled_holds_up_neither_the_caller_nor_the_order(driver, start):
+def prepare(executor, **options):
+    """Prepared work, and the calls that say that it is ready."""
+    prepared, calls = executor.prepare(work_of(request(**options))), []
+    prepared.when_ready(lambda: calls.append(threading.current_thread().name))
+    return prepared, calls
+
+
+def test_work_is_ready_when_its_kernel_is_there(start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels)
-    first, second, refused = submit(executor), submit(executor, request(softcap=2.0)), Answer()
-    executor.submit(work_of(Fa2FwdRequest(SmArch.SM90A, DType.BF16, 64)), refused)
-    assert isinstance(refused.outcome.error, MissingOperandsError)
+    first, first_calls = prepare(executor)
+    second, second_calls = prepare(executor, softcap=2.0)
     assert [spec.scores for spec, _ in kernels.asked] == [Scores.PLAIN, Scores.MODIFIED]
+    assert not first.ready
     kernels.deliver(1)
-    assert "launch" not in driver.functions()
+    assert (first.ready, second.ready) == (False, True)
+    assert (len(first_calls), len(second_calls)) == (0, 1)
     kernels.deliver(0)
-    driver.event(1)
-    launched = [call[2].spec.scores for call in driver.named("launch")]
-    assert launched == [Scores.PLAIN, Scores.MODIFIED]
-    for index in (0, 1):
-        driver.event(index).complete()
-    assert first.outcome.error is second.outcome.error is None
+    assert first.ready
+    assert len(first_calls) == 1
 
 
-def test_a_loaded_kernel_waits_behind_one_that_is_compiled(driver, start):
+def test_who_asks_when_it_is_ready_is_called_at_once(executor):
+    prepared, calls = prepare(executor)
+    assert prepared.ready
+    assert calls == [threading.current_thread().name]
+
+
+def test_all_who_asked_are_called_by_the_thread_that_brings_the_kernel(start):
     kernels = FakeKernels(at_once=False)
-    executor = start(kernels, max_in_flight=1)
-    answers = [submit(executor)]
-    kernels.deliver(0)
-    driver.event(0).complete()
-    assert answers[0].outcome.error is None
-    answers += [submit(executor, request(softcap=2.0)), submit(executor), submit(executor)]
-    assert driver.functions().count("launch") == 1
-    kernels.deliver(1)
-    for index in (1, 2, 3):
-        driver.event(index).complete()
-    assert all(answer.outcome.error is None for answer in answers)
-    plain, modified = Scores.PLAIN, Scores.MODIFIED
-    launched = [call[2].spec.scores for call in driver.named("launch")]
-    assert launched == [plain, modified, plain, plain]
+    prepared, calls = prepare(start(kernels))
+    prepared.when_ready(lambda: calls.append("again"))
+    thread = threading.Thread(target=kernels.deliver, args=(0,), name="compiler")
+    thread.start()
+    thread.join()
+    assert calls == ["compiler", "again"]
 
 
-def test_a_failed_compile_answers_its_requests_and_the_others_go_on(driver, start):
+def test_preparing_launches_nothing(driver, executor):
+    prepare(executor)
+    assert driver.functions() == ["create_stream"]
+
+
+def test_a_loaded_kernel_is_not_asked_for(driver, start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels)
-    failing, fine = submit(executor), submit(executor, request(softcap=2.0))
+    first, _ = prepare(executor)
+    second, _ = prepare(executor)
+    assert len(kernels.asked) == 2  # neither was loaded
+    for index in (0, 1):
+        kernels.deliver(index)
+    submit_prepared(executor, first)
+    assert prepare(executor)[0].ready
+    assert len(kernels.asked) == 2
+    submit_prepared(executor, second)
+    assert driver.functions().count("load") == 1
+
+
+def test_a_failed_compile_is_ready_and_answers_its_request_and_the_others_go_on(driver, start):
+    kernels = FakeKernels(at_once=False)
+    executor = start(kernels)
+    failing, calls = prepare(executor)
+    fine, _ = prepare(executor, softcap=2.0)
     kernels.deliver(1)
     error = CompileError("kernel source", "an error", "none", "mend it", log="line", source_line="a.cu(1)")
     kernels.fail(0, error)
-    assert failing.outcome.error is error
+    assert len(calls) == 1
+    assert submit_prepared(executor, failing).outcome.error is error
     assert error.__traceback__ is None  # its frames would keep the arrays alive
-    driver.event(0).complete()
-    assert fine.outcome.error is None
-    again = submit(executor)
+    answer = submit_prepared(executor, fine)
+    again, _ = prepare(executor)
     assert len(kernels.asked) == 3
     kernels.deliver(2)
-    driver.event(1).complete()
-    assert again.outcome.error is None
-
-
-def test_close_waits_for_kernels_that_are_compiled(driver, start):
-    kernels = FakeKernels(at_once=False)
-    executor = start(kernels)
-    answer = submit(executor)
-    closing = threading.Thread(target=executor.close)
-    closing.start()
-    time.sleep(0.05)
-    assert closing.is_alive()
-    kernels.deliver(0)
-    driver.event(0).complete()
-    closing.join(PATIENCE)
-    assert answer.outcome.error is None
-    assert driver.functions()[-1] == "close_stream"
-
-
-def test_a_sticky_error_answers_what_waits_for_its_kernel(driver, start):
-    kernels = FakeKernels(at_once=False)
-    executor = start(kernels)
-    first = submit(executor)
-    kernels.deliver(0)
-    waiting = submit(executor, request(softcap=2.0))
-    driver.event(0).fail(CudaError(ILLEGAL_ADDRESS))
-    assert isinstance(first.outcome.error, ContextPoisonedError)
-    kernels.deliver(1)
-    assert isinstance(waiting.outcome.error, ContextPoisonedError)
-    assert driver.functions().count("launch") == 1
-
-
-def test_many_threads_submit_while_kernels_come_and_places_are_few(driver, start):
-    kernels = FakeKernels(at_once=False)
-    executor = start(kernels, max_in_flight=2)
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: submit(executor, request(softcap=2.0 * (n % 2))), range(64)))
-        for index in range(len(kernels.asked)):
-            kernels.deliver(index)
-        for index in range(64):
-            driver.event(index).complete()
-        assert all(answer.outcome.error is None for answer in answers)
-    assert driver.functions().count("launch") == 64
-    assert driver.functions().count("load") == 2
-
-
-def test_waiting_behind_others_is_not_compiling(driver, start):
-    executor = start(max_in_flight=1)
-    first, second = submit(executor), submit(executor)
-    time.sleep(0.2)
+    second = submit_prepared(executor, again)
     for index in (0, 1):
         driver.event(index).complete()
-    assert first.outcome.error is None
-    assert second.outcome.compile_seconds < 0.1
-
-
-def test_nobody_launches_for_others(driver, start):
-    kernels = FakeKernels(at_once=False)
-    executor = start(kernels, max_in_flight=1)
-    answers = [submit(executor), submit(executor)]
-    for index in (0, 1):
-        kernels.deliver(index)  # by this thread, which must not launch
-    for index in (0, 1):
-        driver.event(index).complete()
-    assert all(answer.outcome.error is None for answer in answers)
-    assert "flashactor-cuda-0-launch" in driver.active_threads
-    assert driver.active_threads <= {"MainThread", "flashactor-cuda-0-launch", "flashactor-cuda-0"}
+    assert answer.outcome.error is second.outcome.error is None

@@ -3,13 +3,21 @@
 import gc
 import struct
 import sys
-import threading
-import time
 import weakref
 
 import numpy as np
 import pytest
-from fake_cuda import LSE, OUT, PATIENCE, CudaError, DeviceArray, FakeKernels, submit
+from fake_cuda import (
+    LSE,
+    OUT,
+    PATIENCE,
+    CudaError,
+    DeviceArray,
+    FakeKernels,
+    submit,
+    submit_prepared,
+    work_of,
+)
 
 from flashactor import Fa2FwdRequest, FlashAttnError, MaskKind, SmArch, workspace_size
 from flashactor.errors import LaunchError, MissingOperandsError, OperandError, RequestError
@@ -81,18 +89,21 @@ def test_a_split_request_launches_its_kernels_in_order_and_records_one_event(dri
         ("launch", "own stream", "kernel flash_fwd_sm80", main),
         ("launch", "own stream", "kernel flash_combine", combine),
         ("record", "own stream"),
-        ("wait", driver.events[0]),
     ]
 
 
-def test_the_work_is_launched_when_the_last_of_its_kernels_is_there(driver, start):
+def test_the_work_is_ready_when_the_last_of_its_kernels_is_there(driver, start):
     kernels = FakeKernels(at_once=False)
     executor = start(kernels)
-    answer = submit(executor, decode(workspace=scratch(NEEDED)))
+    prepared, calls = executor.prepare(work_of(decode(workspace=scratch(NEEDED)))), []
+    prepared.when_ready(lambda: calls.append("ready"))
     assert [spec.kind for spec, _ in kernels.asked] == ["fwd", "combine"]
     kernels.deliver(1)
-    assert "launch" not in driver.functions()
+    assert not prepared.ready
     kernels.deliver(0)
+    assert prepared.ready
+    assert calls == ["ready"]
+    answer = submit_prepared(executor, prepared)
     driver.event(0).complete()
     assert answer.outcome.error is None
     assert driver.functions().count("launch") == 2
@@ -100,18 +111,19 @@ def test_the_work_is_launched_when_the_last_of_its_kernels_is_there(driver, star
 
 def test_one_kernel_that_does_not_compile_answers_the_work(driver, start):
     kernels = FakeKernels(at_once=False)
-    answer = submit(start(kernels), decode(workspace=scratch(NEEDED)))
+    executor = start(kernels)
+    prepared = executor.prepare(work_of(decode(workspace=scratch(NEEDED))))
     error = LaunchError("kernel", "a bad one", "a good one", "mend it")
     kernels.fail(1, error)
     kernels.deliver(0)
-    assert answer.outcome.error is error
+    assert submit_prepared(executor, prepared).outcome.error is error
     assert "launch" not in driver.functions()
 
 
 def test_a_second_kernel_that_fails_to_launch_waits_for_the_first(driver, executor):
     def launch(stream, kernel, step):
         driver._call("launch", stream, kernel, step)
-        driver.failures["launch"] = CudaError("CUDA_ERROR_INVALID_VALUE: the second")
+        driver.failures["launch"].append(CudaError("CUDA_ERROR_INVALID_VALUE: the second"))
 
     driver.launch = launch
     answer = submit(executor, decode(workspace=scratch(NEEDED)))
@@ -122,14 +134,6 @@ def test_a_second_kernel_that_fails_to_launch_waits_for_the_first(driver, execut
 def test_with_outputs_and_workspace_a_launch_allocates_nothing_and_waits_for_nothing(
     driver, executor, no_allocation
 ):
-    waiting = []
-    wait = driver.wait
-
-    def watched(event):
-        waiting.append(threading.current_thread().name)
-        wait(event)
-
-    driver.wait = watched
     answers = [submit(executor, decode(workspace=scratch(NEEDED))) for _ in range(3)]
     assert not any(answer.given for answer in answers)  # so `submit` came back while nothing was done
     assert driver.functions().count("launch") == 6
@@ -137,7 +141,7 @@ def test_with_outputs_and_workspace_a_launch_allocates_nothing_and_waits_for_not
     for index in range(3):
         driver.event(index).complete()
     assert all(answer.outcome.error is None for answer in answers)
-    assert set(waiting) == {"flashactor-cuda-0"}
+    assert driver.waiting_threads == {"flashactor-cuda-0"}
     assert "synchronize" not in driver.functions()
 
 
@@ -185,9 +189,8 @@ def test_a_workspace_lives_until_the_event_and_no_longer(driver, executor):
     gc.collect()
     assert reference() is not None
     driver.event(0).complete()
-    deadline = time.monotonic() + PATIENCE
-    while reference() is not None and time.monotonic() < deadline:
-        gc.collect()
+    executor._in_flight.wait_until_complete(PATIENCE)
+    gc.collect()
     assert reference() is None
 
 
@@ -205,9 +208,8 @@ def test_an_allocated_workspace_lives_until_the_event_and_no_longer(driver, exec
     (reference,) = made
     assert reference() is not None
     driver.event(0).complete()
-    deadline = time.monotonic() + PATIENCE
-    while reference() is not None and time.monotonic() < deadline:
-        gc.collect()
+    executor._in_flight.wait_until_complete(PATIENCE)
+    gc.collect()
     assert reference() is None
 
 
