@@ -4,10 +4,12 @@ Importing it starts nothing, reads no environment and loads neither CUDA nor an 
 """
 
 from flashactor import registry
-from flashactor.actor.actor import ActorStats
+from flashactor.actor.batch import PendingReplies
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, MsgKind
+from flashactor.actor.meter import ActorStats, Histogram
 from flashactor.actor.nvrtc_actor import NvrtcActor, NvrtcStats
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
+from flashactor.actor.restarts import RestartPolicy
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
 from flashactor.kernels.plan import workspace_size
@@ -55,6 +57,7 @@ __all__ = [
     "FlashAttnError",
     "FlashAttnMsg",
     "FlashAttnProps",
+    "Histogram",
     "KvLayout",
     "MaskKind",
     "MergeStatesRequest",
@@ -63,9 +66,11 @@ __all__ = [
     "NvrtcStats",
     "PagedAttentionRequest",
     "PagedKvCache",
+    "PendingReplies",
     "PendingReply",
     "PersistentMode",
     "PositionBias",
+    "RestartPolicy",
     "SmArch",
     "Timings",
     "VarlenBwdRequest",

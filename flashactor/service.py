@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
-import pykka
-
-from flashactor.actor.actor import ActorStats, Ask, DispatchActor, Ledger, busy_error, stopped_error
+from flashactor.actor.census import Census
+from flashactor.actor.handle import ActorHandle
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
-from flashactor.actor.reply import AttentionReply, PendingReply
+from flashactor.actor.supervisor import Supervisor, forget
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import RequestError
+from flashactor.errors import BlockingAskError, RequestError
 from flashactor.executors.base import Executor, Work
 from flashactor.executors.mock import MockExecutor
 from flashactor.executors.select import ExecutorOptions, make_executor
 from flashactor.settings import Settings
 from flashactor.trace import KeyTrace
 
+ExecutorChoice = str | Executor | Callable[[], Executor] | None
 
-class FlashAttnActor:
-    """A running attention service: messages in, replies out, in order, on one executor.
 
-    ``ask`` and ``tell`` may be called from any thread and from coroutines. Use it as a context manager, or
-    call ``stop``.
+class FlashAttnActor(ActorHandle):
+    """A running attention service: messages in, replies out, in order.
+
+    ``ask`` and ``tell`` may be called from any thread and from coroutines. Use it as a context manager
+    (``async with`` in coroutines), or call ``stop`` or ``aclose``.
     """
 
-    def __init__(self, props: FlashAttnProps, executor: Executor, trace: KeyTrace | None = None) -> None:
-        """Start an actor around an executor of your own; ``start`` picks one by name, and traces keys."""
-        self.props = props
-        self._executor = executor
-        self._ledger = Ledger()
+    def __init__(
+        self,
+        props: FlashAttnProps,
+        make_executor: Callable[[], Executor],
+        *,
+        supervisor: Supervisor | None = None,
+        trace: KeyTrace | None = None,
+    ) -> None:
+        """Start an actor around executors of your own; ``start`` picks one by name, and traces keys."""
         self._trace = trace
-        self._ref: pykka.ActorRef[DispatchActor] = DispatchActor.start(
-            executor, self._ledger, None if trace is None else trace.record
-        )
+        self._own_supervisor = None if supervisor else Supervisor(props.label)
+        record = None if trace is None else trace.record
+        super().__init__(props, make_executor, supervisor or cast(Supervisor, self._own_supervisor), record)
+        _census.enter(self)
 
     @classmethod
-    def start(cls, props: FlashAttnProps | None = None, executor: str | Executor | None = None) -> Self:
+    def start(
+        cls,
+        props: FlashAttnProps | None = None,
+        executor: ExecutorChoice = None,
+        *,
+        supervisor: Supervisor | None = None,
+    ) -> Self:
         """Start an actor.
 
         Args:
             props: label, limits and default executor.
-            executor: a name from ``registry.list()``, or an executor of your own; default: that of ``props``.
+            executor: a name from ``registry.list()``, an executor of your own, or a function that makes
+                them, so that one that fails can be replaced; default: that of ``props``.
                 ``auto`` is what FLASHACTOR_EXECUTOR or the registry says, else ``cuda`` where there is a
                 device, else ``reference``; never ``mock``.
+            supervisor: that of a device (``DeviceActor`` passes it); default: one of its own.
 
         Raises:
             UnknownImplementationError: no executor of that name.
@@ -57,15 +73,14 @@ class FlashAttnActor:
         chosen_props = FlashAttnProps() if props is None else props
         if not isinstance(chosen_props, FlashAttnProps):
             raise _wrong_type("props", props, "a FlashAttnProps, or nothing")
-        chosen = executor or chosen_props.executor
-        if not isinstance(chosen, str) and not hasattr(chosen, "submit"):
-            raise _wrong_type("executor", chosen, "a name, or an object with the methods of Executor")
         settings = Settings.from_environment()
-        if isinstance(chosen, str):
-            options = ExecutorOptions(settings, nvrtc_actor, chosen_props.max_in_flight)
-            chosen = make_executor(chosen, options)
-        trace = KeyTrace(settings.trace_keys, chosen.arch) if settings.trace_keys else None
-        return cls(chosen_props, chosen, trace)
+        make = _maker(executor or chosen_props.executor, chosen_props, settings)
+        trace = KeyTrace(settings.trace_keys) if settings.trace_keys else None
+        actor = cls(_observed(chosen_props, settings), make, supervisor=supervisor, trace=trace)
+        if trace is not None:
+            trace.arch = actor._executor.arch
+        _serve_endpoints(settings)
+        return actor
 
     @staticmethod
     def mock_props(props: FlashAttnProps | None = None) -> FlashAttnProps:
@@ -78,16 +93,6 @@ class FlashAttnActor:
         return msg.dispatch_key()
 
     @property
-    def executor_name(self) -> str:
-        """The name of the executor that ``auto`` or the caller picked."""
-        return self._executor.name
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether messages are still taken."""
-        return self._ref.is_alive()
-
-    @property
     def seen(self) -> tuple[Work, ...]:
         """What a mock actor was given, oldest first: request, key and kernel name of each message.
 
@@ -97,45 +102,24 @@ class FlashAttnActor:
         if not isinstance(self._executor, MockExecutor):
             raise RequestError(
                 field="seen",
-                got=f"an actor on the {self._executor.name!r} executor",
+                got=f"an actor on the {self.executor_name!r} executor",
                 expected="a mock",
                 remedy="start the actor with executor='mock'",
             )
         return tuple(self._executor.seen)
 
-    def ask(self, msg: FlashAttnMsg) -> PendingReply[AttentionReply]:
-        """Send a message. ``await`` the result in a coroutine, or call ``.result(timeout)`` in a thread.
+    def on_end(self) -> None:
+        """The actor has ended."""
+        _census.leave(self)
+        if self._own_supervisor is not None:
+            self._own_supervisor.stop()
+        if self._trace is not None:
+            self._trace.close()
 
-        Whatever goes wrong is raised there, never here.
-        """
-        pending: PendingReply[AttentionReply] = PendingReply()
-        self._send(msg, pending)
-        return pending
-
-    def tell(self, msg: FlashAttnMsg) -> None:
-        """Send a message and forget it; a failure is logged and counted in ``stats().failed``."""
-        self._send(msg, None)
-
-    def stats(self) -> ActorStats:
-        """Counts of messages since the start."""
-        return self._ledger.stats()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Compute what was asked so far, then stop; later messages are answered with ActorStoppedError.
-
-        Args:
-            timeout: seconds to wait for the end; None waits for ever.
-
-        Raises:
-            AskTimeoutError: the actor is still busy; it stops when it is done.
-        """
-        try:
-            self._ref.stop(timeout=timeout)
-        except pykka.Timeout:
-            raise busy_error(timeout) from None
-        finally:
-            if self._trace is not None:
-                self._trace.close()
+    def forget(self) -> None:
+        """In a forked child: everything is answered."""
+        forget([self._supervisor])
+        super().forget()
 
     def __enter__(self) -> Self:
         return self
@@ -143,27 +127,60 @@ class FlashAttnActor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-
-    def _send(self, msg: FlashAttnMsg, pending: PendingReply[AttentionReply] | None) -> None:
-        ask = Ask(pending, self._ledger)
-        # Before the message can be taken or dropped: whoever stops the actor answers all that is entered,
-        # and whoever enters later finds the actor dead. So no message is lost between the two.
-        self._ledger.enter(ask)
+        """Stop: after an error, or where waiting would stop an event loop, without doing what is left."""
         try:
-            if not isinstance(msg, FlashAttnMsg):
-                raise RequestError(
-                    field="msg",
-                    got=type(msg).__name__,
-                    expected="a FlashAttnMsg",
-                    remedy="wrap the request: FlashAttnMsg.forward(request)",
-                )
-            ask.request = msg.request
-            self._ref.tell(ask)
-        except pykka.ActorDeadError:
-            ask.fail(stopped_error())
-        except RequestError as error:
-            ask.fail(error)
+            self.stop(drain=kind is None)
+        except BlockingAskError:
+            self.stop(drain=False)
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop: after an error without doing what is left."""
+        await self.aclose(drain=kind is None)
+
+
+def live_actors() -> list[FlashAttnActor]:
+    """The actors of this process that are started and not stopped, oldest first."""
+    return _census.live()
+
+
+def _maker(chosen: ExecutorChoice, props: FlashAttnProps, settings: Settings) -> Callable[[], Executor]:
+    """A function that makes an actor's executors: the same again where the caller has but one."""
+    if isinstance(chosen, str):
+        name = chosen
+        options = ExecutorOptions(settings, nvrtc_actor, props.device, props.completion)
+        return lambda: make_executor(name, options)
+    if isinstance(chosen, Executor):
+        executor = chosen
+        return lambda: executor
+    if callable(chosen):
+        return chosen
+    raise _wrong_type("executor", chosen, "a name, an Executor, or a function that makes one")
+
+
+def _observed(props: FlashAttnProps, settings: Settings) -> FlashAttnProps:
+    """Props whose actor also logs each request, where the settings ask for that much."""
+    if settings.log_level.lower() != "debug":
+        return props
+    from flashactor.telemetry.request_log import RequestLog
+
+    return replace(props, observers=(*props.observers, RequestLog()))
+
+
+def _serve_endpoints(settings: Settings) -> None:
+    if settings.metrics_port is not None:
+        from flashactor.telemetry import metrics
+
+        metrics.serve_once(settings)
+    if settings.monitor:
+        from flashactor.telemetry import monitor
+
+        monitor.serve_once(settings)
 
 
 def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
@@ -172,7 +189,14 @@ def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
     All actors of a process share it, so that a kernel that several of them want is compiled once. It lives as
     long as the process; start an ``NvrtcActor`` of your own for one that stops.
     """
-    chosen = replace(settings or Settings.from_environment(), executor="", log_level="", trace_keys=None)
+    chosen = replace(
+        settings or Settings.from_environment(),
+        executor="",
+        log_level="",
+        trace_keys=None,
+        metrics_port=None,
+        monitor=False,
+    )
     with _nvrtc_lock:
         actor = _nvrtc_actors.get(chosen)
         if actor is None or not actor.is_alive:
@@ -191,9 +215,21 @@ def _forget_actors() -> None:
     global _nvrtc_lock
     _nvrtc_lock = threading.Lock()
     _nvrtc_actors.clear()
+    for actor in _census.inherited():
+        actor.forget()
 
 
 os.register_at_fork(after_in_child=_forget_actors)
+
+
+def _stop_at_exit() -> None:
+    """Answer whoever still waits: their threads are the last that run."""
+    for actor in live_actors():
+        actor.stop(drain=False)
+
+
+atexit.register(_stop_at_exit)
+_census: Census[FlashAttnActor] = Census()
 
 
 def _wrong_type(field: str, got: object, expected: str) -> RequestError:

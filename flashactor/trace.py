@@ -41,7 +41,7 @@ class KeyTrace:
             arch: architecture of the device, for requests that name none.
         """
         self._path = path
-        self._arch = arch
+        self.arch = arch
         self._lock = threading.Lock()
         self._seen: set[Hashable] = set()
         self._lines: set[str] = set()
@@ -56,7 +56,7 @@ class KeyTrace:
             return
         with self._lock:
             self._seen.add(identity)
-            self._pending[_line(work, work.request.arch or self._arch)] = None
+            self._pending[_line(work, work.request.arch or self.arch)] = None
             self._write(LOCK_SECONDS)
 
     def close(self) -> None:

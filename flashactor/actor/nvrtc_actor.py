@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pykka
 
-from flashactor.actor.actor import actor_failed, busy_error, stopped_error
+from flashactor.actor.failures import actor_failed, busy_error, own_copy, stopped_error
 from flashactor.actor.reply import PendingReply
 from flashactor.errors import ActorStoppedError, FlashAttnError, RequestError
 from flashactor.types import is_count
@@ -268,7 +267,7 @@ class _CompileActor(pykka.ThreadingActor):
     def _answer(self, key: str, kernel: CachedKernel | None, error: BaseException | None) -> None:
         self._board.count(pending=-1, delivered=int(error is None), failed=int(error is not None))
         for pending in self._jobs.pop(key).waiters:
-            pending.settle(kernel, None if error is None else _own(error))
+            pending.settle(kernel, None if error is None else own_copy(error))
 
     def _start_jobs(self) -> None:
         while self._queue and self._free:
@@ -288,13 +287,6 @@ class _CompileActor(pykka.ThreadingActor):
             made = _Made(key, None, _answerable(error))
         with suppress(pykka.ActorDeadError):  # then on_stop has answered
             self.actor_ref.tell(made)
-
-
-def _own(error: BaseException) -> BaseException:
-    """A waiter's own error: whoever raises one adds frames to it, and those keep alive what they refer to."""
-    own = copy(error)
-    own.__cause__ = error.__cause__
-    return own
 
 
 def _answerable(error: BaseException) -> BaseException:

@@ -9,10 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
+from flashactor.actor.blocking import Server, refuse_on_event_loop, serving, waiting_for
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import AskTimeoutError, BlockingAskError, RequestError
+from flashactor.errors import AskTimeoutError, RequestError
+from flashactor.executors.base import Marker
 
 log = logging.getLogger("flashactor.actor")
 
@@ -21,8 +23,8 @@ class Timings(NamedTuple):
     """Where the time of one request went, in seconds.
 
     Attributes:
-        queued: from ``ask`` until the actor took the message.
-        compiled: getting the kernel, from the cache or from the compiler.
+        queued: from ``ask`` until its turn came, less the time that it waited for its kernel.
+        compiled: waiting for the kernel, from the cache or from the compiler, and loading it.
         launched: planning and enqueueing it; on the host, computing.
         completed: from the end of the launch until the results were ready.
     """
@@ -47,6 +49,7 @@ class AttentionReply:
         kernel_name: the name in logs and traces.
         executor: name of the executor that computed it.
         timings: where the time went.
+        request_id: the request's number in logs and traces.
         out: attention output, like q (forward).
         lse: natural log of the sum of exp(score), float32 (forward).
         dq, dk, dv: gradients, like q, k, v (backward).
@@ -58,6 +61,7 @@ class AttentionReply:
     kernel_name: str
     executor: str
     timings: Timings
+    request_id: int = 0
     out: Any = field(default=None, repr=False)
     lse: Any = field(default=None, repr=False)
     dq: Any = field(default=None, repr=False)
@@ -70,28 +74,79 @@ class AttentionReply:
 T = TypeVar("T")
 
 
+class Asked(Protocol):
+    """The request behind a reply."""
+
+    @property
+    def server(self) -> Server:
+        """The actor that answers."""
+
+    def cancel(self) -> bool:
+        """Drop it; False if it was answered before."""
+
+
 class PendingReply(Generic[T]):
     """A reply to come: ``await`` it in a coroutine, or call ``result(timeout)`` in a thread.
 
-    Any number of coroutines and threads may wait for it. Cancelling a coroutine that waits cancels the
-    waiting, not the request.
+    Any number of coroutines and threads may wait for it. When a coroutine that awaits it is cancelled, and
+    nobody else waits or has left a callback, the request is cancelled too.
     """
 
-    __slots__ = ("_callbacks", "_error", "_lock", "_reply", "_settled", "_threads", "_wakers")
+    __slots__ = (
+        "_asked",
+        "_callbacks",
+        "_error",
+        "_launched",
+        "_lock",
+        "_reply",
+        "_settled",
+        "_threads",
+        "_wakers",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Asked | None = None) -> None:
         self._lock = threading.Lock()
+        self._asked = asked
         self._settled = False
         self._reply: T | None = None
         self._error: BaseException | None = None
         self._threads: list[threading.Lock] | None = None
         self._wakers: list[tuple[_LoopWaker, asyncio.Future[None]]] | None = None
         self._callbacks: list[Callable[[PendingReply[T]], None]] | None = None
+        self._launched: PendingReply[Marker | None] | None = None
 
     @property
     def done(self) -> bool:
         """Whether the reply, or the error in its place, is there."""
         return self._settled
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error in place of the reply; None if there is none, or nothing yet."""
+        return self._error
+
+    @property
+    def launched(self) -> PendingReply[Marker | None]:
+        """The launch to come: settled when the work is in the device's stream, earlier than its result.
+
+        Its value is the end of the work in the stream; None where there is no stream. Work that fails before
+        is an error here, too.
+        """
+        with self._lock:
+            if self._launched is None:
+                self._launched = PendingReply()
+                if self._settled:
+                    self._launched.settle(None, self._error)
+            return self._launched
+
+    def cancel(self) -> bool:
+        """Cancel the request: whoever waits gets AskCancelledError. False if it was answered before.
+
+        One that is not launched is dropped; the kernel of one that is goes on, and keeps its arrays until it
+        has ended.
+        """
+        asked = self._asked
+        return asked is not None and asked.cancel()
 
     def settle(self, reply: T | None, error: BaseException | None = None) -> bool:
         """Deliver the reply or the error; only the first call counts, and returns True."""
@@ -101,8 +156,11 @@ class PendingReply(Generic[T]):
             self._reply, self._error = reply, error
             self._settled = True
             threads, wakers, callbacks = self._threads, self._wakers, self._callbacks
-            # A reply that is kept must not keep event loops and executors.
-            self._threads = self._wakers = self._callbacks = None
+            launched, asked = self._launched, self._asked
+            # A reply that is kept must not keep event loops, executors and the request.
+            self._threads = self._wakers = self._callbacks = self._asked = None
+        if launched is not None:
+            launched.settle(None, error)
         if wakers is not None:
             for waker, waiter in wakers:
                 waker.wake(waiter)
@@ -110,9 +168,15 @@ class PendingReply(Generic[T]):
             for blocked in threads:
                 blocked.release()
         if callbacks is not None:
-            for callback in callbacks:
-                self._call(callback)
+            with serving(None if asked is None else asked.server):
+                for callback in callbacks:
+                    self._call(callback)
         return True
+
+    def settle_launch(self, marker: Marker | None) -> None:
+        """Say that the work is launched."""
+        if self._launched is not None or marker is not None:
+            self.launched.settle(marker)
 
     def add_done_callback(self, callback: Callable[[PendingReply[T]], None]) -> None:
         """Have a function called with this once it is settled: by the thread that settles, or here if it is.
@@ -132,7 +196,11 @@ class PendingReply(Generic[T]):
             waker = _running_loop_waker()
             waiter = waker.loop.create_future()
             if self._add_waiter(waker, waiter):
-                yield from waiter
+                try:
+                    yield from waiter
+                except BaseException:  # its task was cancelled, or the coroutine closed
+                    self._withdraw(waiter)
+                    raise
         return self._outcome()
 
     def result(self, timeout: float | None = None) -> T:
@@ -141,24 +209,43 @@ class PendingReply(Generic[T]):
         Raises:
             RequestError: the limit is no number of seconds, or more than a thread can wait.
             AskTimeoutError: no reply in time; the request goes on.
-            BlockingAskError: called on the thread of a running event loop, which this would stop.
+            BlockingAskError: called on the thread of a running event loop, which this would stop, or on a
+                thread that the actor needs for the answer.
             FlashAttnError: the request's own error.
         """
-        # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
-        limit = -1.0 if timeout is None else max(_seconds(timeout), 0.0)
-        if not self._settled:
-            _refuse_on_event_loop()
-            blocked = threading.Lock()
-            blocked.acquire()
-            if self._add_thread(blocked) and not blocked.acquire(timeout=limit):
-                self._remove_thread(blocked)
-                raise AskTimeoutError(
-                    field="timeout",
-                    got=f"no reply within {timeout} s",
-                    expected="a reply in time",
-                    remedy="wait longer; the request still runs and result() may be called again",
-                )
+        self.wait(timeout)
         return self._outcome()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until it is settled; raises as ``result``, but for the request's own error."""
+        # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
+        limit = -1.0 if timeout is None else max(to_seconds("timeout", timeout), 0.0)
+        if not self._settled:
+            refuse_on_event_loop(
+                "result()", "write `reply = await actor.ask(...)`, or call result() from another thread"
+            )
+            asked = self._asked
+            with waiting_for(None if asked is None else asked.server):
+                self._wait(limit, timeout)
+
+    def _wait(self, limit: float, timeout: float | None) -> None:
+        blocked = threading.Lock()
+        blocked.acquire()
+        if not self._add_thread(blocked):
+            return
+        in_time = False
+        try:
+            in_time = blocked.acquire(timeout=limit)
+        finally:  # KeyboardInterrupt, too
+            if not in_time:
+                self._remove_thread(blocked)
+        if not in_time:
+            raise AskTimeoutError(
+                field="timeout",
+                got=f"no reply within {timeout} s",
+                expected="a reply in time",
+                remedy="wait longer; the request still runs and result() may be called again",
+            )
 
     def _add_waiter(self, waker: _LoopWaker, waiter: asyncio.Future[None]) -> bool:
         with self._lock:
@@ -168,6 +255,16 @@ class PendingReply(Generic[T]):
                 self._wakers = []
             self._wakers.append((waker, waiter))
             return True
+
+    def _withdraw(self, waiter: asyncio.Future[None]) -> None:
+        """A coroutine waits no more; if it was the last one, nobody wants the reply."""
+        with self._lock:
+            if self._wakers is None:
+                return
+            self._wakers = [entry for entry in self._wakers if entry[1] is not waiter]
+            wanted = self._wakers or self._threads or self._callbacks
+        if not wanted:
+            self.cancel()
 
     def _add_thread(self, blocked: threading.Lock) -> bool:
         with self._lock:
@@ -183,6 +280,11 @@ class PendingReply(Generic[T]):
             if self._threads is not None and not self._settled:
                 self._threads.remove(blocked)
 
+    def renew_lock(self) -> None:
+        """In a forked child: whoever held the lock, and every event loop that waits, is the parent's."""
+        self._lock = threading.Lock()
+        self._wakers = None
+
     def _call(self, callback: Callable[[PendingReply[T]], None]) -> None:
         try:
             callback(self)
@@ -192,8 +294,7 @@ class PendingReply(Generic[T]):
     def _outcome(self) -> T:
         if self._error is not None:
             raise self._error
-        assert self._reply is not None
-        return self._reply
+        return cast(T, self._reply)
 
 
 class _LoopWaker:
@@ -269,8 +370,12 @@ def _running_loop_waker() -> _LoopWaker:
     return waker
 
 
-def _seconds(timeout: float) -> float:
-    """A limit as a float that a lock takes."""
+def to_seconds(field: str, timeout: float) -> float:
+    """A limit as a float that a lock takes.
+
+    Raises:
+        RequestError: it is none.
+    """
     try:
         seconds = math.nan if isinstance(timeout, str | bytes) else float(timeout)
     except (TypeError, ValueError):
@@ -280,21 +385,8 @@ def _seconds(timeout: float) -> float:
     if seconds <= threading.TIMEOUT_MAX:  # never true of NaN
         return seconds
     raise RequestError(
-        field="timeout",
+        field=field,
         got=seconds if math.isinf(seconds) else repr(timeout)[:80],
         expected=f"seconds, at most {threading.TIMEOUT_MAX:.0f}, or None",
         remedy="pass a smaller number, or None to wait for ever",
-    )
-
-
-def _refuse_on_event_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise BlockingAskError(
-        field="result()",
-        got="a call on the thread of a running event loop",
-        expected="await in coroutines",
-        remedy="write `reply = await actor.ask(...)`, or call result() from another thread",
     )

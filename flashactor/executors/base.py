@@ -126,12 +126,12 @@ class Executor(ABC):
     def close(self) -> None:  # noqa: B027  # most have nothing to release
         """Finish what was submitted, call its ``done``, and release everything."""
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027
         """Let go without waiting: call no ``done`` any more, and release what can be released.
 
-        Arrays that a device may still touch stay alive until it has done so.
+        Arrays that a device may still touch stay alive until it has done so. A ``done`` that comes
+        nevertheless is not heard.
         """
-        self.close()
 
 
 class PendingKernel(Protocol):

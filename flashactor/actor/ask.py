@@ -1,0 +1,241 @@
+"""One message on its way through an actor, from the caller's ``ask`` to its answer."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Hashable
+from time import perf_counter
+from typing import Any
+
+from flashactor.actor.blocking import Server
+from flashactor.actor.failures import cancelled_error, stopped_error, timeout_error, unanswered_by
+from flashactor.actor.ledger import Ledger
+from flashactor.actor.reply import AttentionReply, PendingReply, Timings
+from flashactor.dispatch import DispatchKey
+from flashactor.errors import ContextPoisonedError
+from flashactor.executors.base import Executor, Outcome, Work
+from flashactor.requests import AttentionRequest
+from flashactor.telemetry.events import Observer, notify
+
+_numbers = itertools.count(1)
+
+
+class Desk(Server):
+    """What the messages of one actor share.
+
+    Attributes:
+        label: the actor's name.
+        ledger: its account.
+        observers: who hears of each message.
+        settled_early: called with a message that was answered before it was launched, by any thread.
+        on_poison: called with the message and the error of a context that is lost; what to answer with.
+        on_told_failure: called with a message that nobody waits for, and its error.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        ledger: Ledger,
+        observers: tuple[Observer, ...],
+        on_told_failure: Callable[[Ask, BaseException], None],
+    ) -> None:
+        super().__init__()
+        self.label = label
+        self.ledger = ledger
+        self.observers = observers
+        self.on_told_failure = on_told_failure
+        self.settled_early: Callable[[Ask], None] = _ignore
+        self.on_poison: Callable[[Ask, ContextPoisonedError], BaseException] = _as_it_is
+
+
+class Ask:
+    """A message and the reply that it owes (None for ``tell``).
+
+    It lets go of the request when it is launched, or answered: pykka's loop holds on to the last message
+    until the next one comes, and that must not keep arrays alive.
+    """
+
+    # What few messages have, and what is not known at first, costs nothing until it is set.
+    reply_to = None  # of pykka's envelopes, as which the inbox delivers messages
+    request: AttentionRequest | None = None
+    work: Work | None = None
+    priority: int = 0
+    caller: Hashable = None
+    stream: int | None = None
+    after: tuple[PendingReply[Any], ...] = ()
+    timeout: float = 0.0
+    key: DispatchKey | None = None
+    kernel_name = executor_name = ""
+    taken_at = launched_at = settled_at = 0.0
+    waited_for_kernel = compile_seconds = launch_seconds = 0.0
+    generation = 0
+    error: BaseException | None = None
+    launched = bounced = False
+    gate: threading.Lock | None = None
+
+    def __init__(self, desk: Desk, pending: PendingReply[AttentionReply] | None) -> None:
+        self.desk = desk
+        self.pending = pending
+        self.request_id = next(_numbers)
+        self.asked_at = perf_counter()
+
+    @property
+    def message(self) -> Ask:
+        """Itself: a message is its own envelope."""
+        return self
+
+    @property
+    def actor(self) -> str:
+        """The label of the actor."""
+        return self.desk.label
+
+    @property
+    def server(self) -> Server:
+        """The actor, as something to wait for."""
+        return self.desk
+
+    @property
+    def notes(self) -> dict[Any, Any]:
+        """What observers keep with it."""
+        found: dict[Any, Any] = self.__dict__.setdefault("_notes", {})
+        return found
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was answered."""
+        return not self.desk.ledger.is_open(self)
+
+    def admit(self, executor: Executor, generation: int) -> Work | None:
+        """Resolve the request on an executor, and let it prepare the work; None if it is answered by now.
+
+        Raises:
+            DispatchError, RequestError, or what else ``prepare`` raises: the request is impossible there.
+        """
+        request = self.request
+        if request is None:
+            return None
+        if not self.taken_at:
+            self.taken_at = perf_counter()
+        self.executor_name, self.generation = executor.name, generation
+        self.key, self.kernel_name = request.resolve(executor.arch)
+        work = executor.prepare(Work(request, self.key, self.kernel_name, self.stream))
+        if not work.ready:
+            work.when_ready(self._kernel_is_there)
+        self.work = work
+        return work
+
+    def depart(self) -> Work | None:
+        """The work, to be submitted now; None if the message was answered meanwhile."""
+        work = self.work
+        self.work = None
+        if work is None or not self.desk.ledger.launch(self):
+            return None
+        self.request = None
+        self.launched_at = perf_counter()
+        return work
+
+    def come_back(self, work: Work) -> bool:
+        """Undo ``depart`` of work that was not launched; False if the message was answered meanwhile."""
+        self.bounced = False
+        self.request = work.request
+        return self.desk.ledger.bounce(self)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Answer with what the executor made of the work. Only the first call is heard."""
+        outputs, error, key = outcome.outputs, outcome.error, self.key
+        if error is not None or outputs is None or key is None:
+            self._finish_badly(outcome, error or unanswered_by(self.executor_name))
+            return
+        desk, now = self.desk, perf_counter()
+        total = now - self.asked_at
+        compiled = self.waited_for_kernel + outcome.compile_seconds
+        launched = outcome.launch_seconds
+        queued = max(self.launched_at - self.asked_at - self.waited_for_kernel, 0.0)
+        completed = max(total - queued - compiled - launched, 0.0)
+        timings = Timings(queued, compiled, launched, completed)
+        if not desk.ledger.complete(self, (*timings, total)):
+            return
+        pending, self.pending = self.pending, None
+        if desk.observers:
+            self.settled_at, self.compile_seconds, self.launch_seconds = now, compiled, launched
+            notify(desk.observers, "settled", self)
+        if pending is not None:
+            pending.settle(
+                AttentionReply(
+                    key,
+                    self.kernel_name,
+                    self.executor_name,
+                    timings,
+                    self.request_id,
+                    outputs.out,
+                    outputs.lse,
+                    outputs.dq,
+                    outputs.dk,
+                    outputs.dv,
+                    outputs.dsink_logits,
+                    outputs.dalibi_slopes,
+                )
+            )
+
+    def fail(self, error: BaseException) -> bool:
+        """Answer with an error, unless it is answered: then this does nothing and returns False."""
+        desk = self.desk
+        early = not self.launched
+        if not desk.ledger.leave(self, error):
+            return False
+        pending, self.pending = self.pending, None
+        self.request = self.work = None
+        self.after = ()
+        if early:
+            desk.settled_early(self)
+        self.open_gate()
+        if desk.observers:
+            self.settled_at, self.error = perf_counter(), error
+            notify(desk.observers, "settled", self)
+        if pending is not None:
+            pending.settle(None, error)
+        else:
+            desk.on_told_failure(self, error)
+        return True
+
+    def cancel(self) -> bool:
+        """Drop it if it is not launched; answer with AskCancelledError."""
+        return self.fail(cancelled_error(launched=self.launched))
+
+    def expire(self) -> None:
+        """Its deadline has come."""
+        self.fail(timeout_error(self.timeout, launched=self.launched))
+
+    def stop(self) -> None:
+        """Its actor will not answer it any more."""
+        self.fail(stopped_error(launched=self.launched))
+
+    def open_gate(self) -> None:
+        """Let the thread go on that waits in ``ask`` for room in the mailbox."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.release()
+
+    def _finish_badly(self, outcome: Outcome, error: BaseException) -> None:
+        self.compile_seconds = self.waited_for_kernel + outcome.compile_seconds
+        self.launch_seconds = outcome.launch_seconds
+        if isinstance(error, ContextPoisonedError):
+            error = self.desk.on_poison(self, error)
+            if outcome.refused:  # the work did not begin here, and may in another context
+                self.bounced = True
+                return
+        if self.desk.ledger.land(self):
+            self.fail(error)
+
+    def _kernel_is_there(self) -> None:
+        self.waited_for_kernel = perf_counter() - self.taken_at
+        self.desk.ledger.on_change()
+
+
+def _ignore(_ask: Ask) -> None:
+    pass
+
+
+def _as_it_is(_ask: Ask, error: ContextPoisonedError) -> BaseException:
+    return error

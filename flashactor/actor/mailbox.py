@@ -1,0 +1,153 @@
+"""The mailbox: which message is launched next. It outlives the thread that reads it, and its successors."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+
+from flashactor.actor.ask import Ask
+from flashactor.actor.failures import dependency_error
+from flashactor.actor.lanes import Lanes
+from flashactor.actor.ledger import Ledger
+from flashactor.executors.base import Executor, Marker
+
+BURST = 64
+"""Messages that are looked at before one of them is launched: enough for priorities to mean something, few
+enough that the first of a thousand need not wait for the last."""
+
+Admit = Callable[[Ask], bool]
+
+
+class Mailbox:
+    """What waits to be launched, in order.
+
+    Messages and signals come through ``put`` and ``wake``, from any thread. Everything else is the business of
+    the one thread that reads: it has a message prepared (``admit``) as soon as there is room for it, and hands
+    it out when its turn has come, it is ready, and there is a place for it.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._arrivals: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
+        self._admitted: Lanes[Ask] = Lanes()
+        self._waiting: Lanes[Ask] = Lanes()
+        self._halted = False
+        self._executor: Executor
+        self._admit: Admit
+        self.put = self._arrivals.put
+        ledger.on_change = self.wake
+
+    @property
+    def waiting(self) -> int:
+        """Number of messages outside of the full mailbox."""
+        return len(self._waiting)
+
+    def wake(self) -> None:
+        """Have the reader look again."""
+        self._arrivals.put(None)
+
+    def halt(self) -> None:
+        """Hand out nothing until there is another executor; by any thread."""
+        self._halted = True
+
+    def serve(self, executor: Executor, admit: Admit) -> None:
+        """The calling thread reads from now on, for an executor.
+
+        Args:
+            executor: who will launch the messages. What an earlier one prepared is prepared again.
+            admit: prepares a message; False if it answered it instead.
+        """
+        self._executor, self._admit, self._halted = executor, admit, False
+        for ask in list(self._admitted):
+            if not admit(ask):
+                self._admitted.discard(ask)
+
+    def next(self) -> Ask | None:
+        """The message to launch now; None if there is none."""
+        self._take_in_burst()
+        if self._halted or not self._ledger.has_place:
+            return None
+        ask = self._admitted.pop(self._may_leave)
+        if self._waiting:
+            if ask is None:
+                self._break_circles()
+            self._admit_waiting()
+        return ask
+
+    def wait(self) -> None:
+        """Block until something has changed."""
+        self._take_in(self._arrivals.get())
+
+    def put_back(self, ask: Ask) -> None:
+        """Take in again what was handed out and not launched: it is the next of its caller."""
+        self._admitted.push(ask, front=True)
+
+    def _take_in_burst(self) -> None:
+        arrivals = self._arrivals
+        for _ in range(BURST):
+            if arrivals.empty():
+                return
+            self._take_in(arrivals.get())
+
+    def _take_in(self, ask: Ask | None) -> None:
+        if ask is None:
+            return
+        if ask.settled:  # now or before: those that are settled come again, to be taken out
+            ask.work = None
+            if not self._admitted.discard(ask):
+                self._waiting.discard(ask)
+            self._admit_waiting()
+        elif self._waiting or len(self._admitted) >= self._ledger.size:
+            self._waiting.push(ask)
+        else:
+            self._let_in(ask)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and len(self._admitted) < self._ledger.size:
+            self._admit_one_waiting()
+
+    def _admit_one_waiting(self) -> None:
+        ask = self._waiting.pop(_always)
+        if ask is not None and not ask.settled:
+            self._let_in(ask)
+
+    def _let_in(self, ask: Ask) -> None:
+        ask.open_gate()
+        if self._admit(ask):
+            self._admitted.push(ask)
+
+    def _break_circles(self) -> None:
+        """Let one more in where all that is in may wait for what is outside (``after=``): else nothing moves."""
+        if not self._ledger.in_flight and any(ask.after for ask in self._admitted):
+            self._admit_one_waiting()
+            self.wake()
+
+    def _may_leave(self, ask: Ask) -> bool:
+        work = ask.work
+        if work is None:  # answered a moment ago: it need not wait for anything
+            return True
+        return work.ready and (not ask.after or self._is_in_order(ask))
+
+    def _is_in_order(self, ask: Ask) -> bool:
+        """Whether what a message has to run after is launched; else, without a device, whether it is done."""
+        markers: list[Marker] = []
+        for other in ask.after:
+            launch = other.launched
+            if not launch.done:
+                return False
+            cause = other.error or launch.error
+            if cause is not None:
+                ask.fail(dependency_error(cause))
+                return True
+            marker = launch.result()
+            if marker is not None and self._executor.waits_on_device:
+                markers.append(marker)
+            elif not other.done:
+                return False
+        if ask.work is not None:
+            ask.work.after = tuple(markers)
+        return True
+
+
+def _always(_ask: Ask) -> bool:
+    return True
