@@ -30,6 +30,7 @@ FAULT_RATE, COMPILE_ERROR_RATE, HANG_RATE = 0.008, 0.001, 0.001
 KINDS = (FaultKind.FAIL_LAUNCH, FaultKind.OUT_OF_MEMORY, FaultKind.POISON, FaultKind.CRASH, FaultKind.SLOW)
 SLOW_SECONDS, HANG_SECONDS = 0.002, 0.05
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.0001, 0.01
+ENDING_SECONDS = 10.0
 # Smaller than the number of those who ask, so that asks wait outside of it.
 MAILBOX_SIZE = 32
 
@@ -64,7 +65,7 @@ def soak(messages: int, seed: int = 1, parts: int = 20) -> Soak:
     """Send messages, in so many parts, and hold each of them to the rules."""
     found, account, plan = Soak(messages), Account(messages), _plan(seed)
     _once()
-    threads, files = threading.active_count(), _open_files()
+    before, files = threading.enumerate(), _open_files()
     start = perf_counter()
     props = FlashAttnProps(
         mailbox_size=MAILBOX_SIZE,
@@ -81,7 +82,11 @@ def soak(messages: int, seed: int = 1, parts: int = 20) -> Soak:
     found.outcomes, found.wrong = dict(account.outcomes), account.wrong
     found.injected = dict(Counter(kind.value for _, kind in plan.injected))
     found.restarts = stats.restarts
-    found.threads, found.files = (threads, threading.active_count()), (files, _open_files())
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(ENDING_SECONDS)  # of a generation that failed: nobody waited for it
+    found.threads = len(before), threading.active_count()
+    found.files = files, _open_files()
     return found
 
 
