@@ -8,7 +8,9 @@ the allocator use this stream when a tensor dies, which may be after ``close`` h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -118,7 +120,8 @@ class CudaExecutor(Executor):
         self.renewable = not self._driver.shares_context
         self._source = kernels
         self._kernels: dict[KernelSpec, _LoadedKernel] = {}
-        self._closed = False
+        self._ending = threading.Lock()
+        self._closed = self._is_launching = False
         self._poisoned_by: object = None
         self._waiter = make_waiter(completion, self._driver)
         name = f"flashactor-cuda-{device_ordinal}"
@@ -130,7 +133,8 @@ class CudaExecutor(Executor):
         Raises:
             FlashAttnError: it cannot run here, or nothing can any more.
         """
-        self._require_open()
+        if self._closed:
+            raise closed_error()
         if self._poisoned_by is not None:
             raise self._poisoned()
         request = work.request
@@ -151,15 +155,15 @@ class CudaExecutor(Executor):
             return None
         try:
             assert isinstance(work, PreparedWork), "submit takes what prepare returned"
-            self._require_open()
-            launched = self._start(work, done)
+            with self._launching():
+                launched = self._start(work, done)
+                self._in_flight.add(launched)
+            return DeviceMarker(self._driver, launched.event)
         except Exception as error:
             failure = self._mapped(error, f"launching {work.kernel_name}")
             # The frames of the error would keep the arrays alive.
             answer(done, Outcome(error=failure.with_traceback(None)))
             return None
-        self._in_flight.add(launched)
-        return DeviceMarker(self._driver, launched.event)
 
     def close(self) -> None:
         """Finish and answer what was submitted, and release the device. Again, it does nothing."""
@@ -173,9 +177,34 @@ class CudaExecutor(Executor):
         self._end()
 
     def _end(self) -> None:
-        if not self._closed:
+        """Let the completion thread end, behind the launch that another thread may be at."""
+        with self._ending:
+            if self._closed:
+                return
             self._closed = True
-            self._in_flight.end()
+            if self._is_launching:
+                return
+        self._in_flight.end()
+
+    @contextmanager
+    def _launching(self) -> Iterator[None]:
+        """Keep the device open meanwhile. A thread that is stuck in a launch may be given up, and go on then.
+
+        Raises:
+            ActorStoppedError: the executor is closed.
+        """
+        with self._ending:
+            if self._closed:
+                raise closed_error()
+            self._is_launching = True
+        try:
+            yield
+        finally:
+            with self._ending:
+                self._is_launching = False
+                closed = self._closed
+            if closed:
+                self._in_flight.end()
 
     def _release(self) -> None:
         """On the completion thread, when nothing is in flight any more."""
@@ -253,10 +282,6 @@ class CudaExecutor(Executor):
             if launched:
                 self._driver.synchronize(self._stream)  # a kernel may still use the arrays
             raise
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise closed_error()
 
     def _poisoned(self) -> ContextPoisonedError:
         return poisoned_error(f"{self._poisoned_by} earlier")

@@ -118,6 +118,36 @@ def test_abandoned_work_keeps_its_arrays_until_the_events_and_is_not_answered(dr
     assert driver.functions().count("close_stream") == 1
 
 
+@pytest.mark.parametrize("end", ["close", "abandon"])
+def test_a_launch_that_is_stuck_when_its_executor_ends_is_kept_to_its_event(driver, executor, end):
+    stuck, go_on = threading.Event(), threading.Event()
+    allow = driver.allow_shared_memory
+
+    def allow_shared_memory(kernel, size):
+        stuck.set()
+        assert go_on.wait(PATIENCE)
+        allow(kernel, size)
+
+    driver.allow_shared_memory = allow_shared_memory
+    answers = []
+    launching = threading.Thread(target=lambda: answers.append(submit(executor)))
+    launching.start()
+    assert stuck.wait(PATIENCE)
+    ending = threading.Thread(target=getattr(executor, end))
+    ending.start()
+    if end == "abandon":
+        ending.join(PATIENCE)
+    assert ending.is_alive() == (end == "close")
+    assert "close_stream" not in driver.functions()
+    go_on.set()
+    launching.join(PATIENCE)
+    assert "close_stream" not in driver.functions()
+    driver.event(0).complete()
+    ending.join(PATIENCE)
+    driver.wait_for_call("close_stream")
+    assert answers[0].given == (end == "close")
+
+
 def test_abandoned_work_of_a_lost_context_goes_too(driver, executor):
     references = launch_and_forget(executor)
     executor.abandon()

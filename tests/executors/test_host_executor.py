@@ -131,11 +131,10 @@ def test_closing_in_a_receiver_waits_for_nothing(start):
     assert closed.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("end", ["close", "abandon"])
-def test_a_closed_executor_takes_nothing(start, end):
+def test_a_closed_executor_takes_nothing(start):
     executor = start(Scripted())
-    getattr(executor, end)()
-    getattr(executor, end)()
+    executor.close()
+    executor.close()
     with pytest.raises(ActorStoppedError):
         executor.prepare(work_of(host_request()))
     answer = Answer()
@@ -148,13 +147,28 @@ def test_abandoned_work_is_dropped_unless_it_has_begun_and_none_is_answered(star
     executor = start(Scripted(gate))
     begun = submit(executor)
     assert executor.begun.acquire(timeout=PATIENCE)
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "flashactor-scripted"]
     waiting = submit(executor)
     executor.abandon()  # comes back although the first is not computed
+    executor.abandon()
     gate.open.set()
-    executor.close()
+    left.join(PATIENCE)
+    assert not left.is_alive()
     assert len(gate.seen) == 1
     assert not begun.given
     assert not waiting.given
+
+
+def test_an_abandoned_executor_can_be_used_again_while_its_thread_is_stuck(start):
+    gate = Gate()
+    executor = start(Scripted(gate))
+    stuck = submit(executor)
+    assert executor.begun.acquire(timeout=PATIENCE)
+    executor.abandon()
+    executor._script = lambda work: Outputs()
+    assert submit(executor).outcome.error is None
+    gate.open.set()
+    assert not stuck.given
 
 
 def test_an_executor_that_was_never_used_has_no_thread(start):
