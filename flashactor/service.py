@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self, cast
 
-from flashactor.actor.census import Census
+from flashactor.actor.census import ACTORS
 from flashactor.actor.handle import ActorHandle
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
@@ -22,6 +22,7 @@ from flashactor.executors.mock import MockExecutor
 from flashactor.executors.select import ExecutorOptions, make_executor
 from flashactor.settings import Settings
 from flashactor.trace import KeyTrace
+from flashactor.types import Completion
 
 ExecutorChoice = str | Executor | Callable[[], Executor] | None
 
@@ -46,7 +47,7 @@ class FlashAttnActor(ActorHandle):
         self._own_supervisor = None if supervisor else Supervisor(props.label)
         record = None if trace is None else trace.record
         super().__init__(props, make_executor, supervisor or cast(Supervisor, self._own_supervisor), record)
-        _census.enter(self)
+        ACTORS.enter(self)
 
     @classmethod
     def start(
@@ -110,7 +111,7 @@ class FlashAttnActor(ActorHandle):
 
     def on_end(self) -> None:
         """The actor has ended."""
-        _census.leave(self)
+        ACTORS.leave(self)
         if self._own_supervisor is not None:
             self._own_supervisor.stop()
         if self._trace is not None:
@@ -146,14 +147,14 @@ class FlashAttnActor(ActorHandle):
 
 def live_actors() -> list[FlashAttnActor]:
     """The actors of this process that are started and not stopped, oldest first."""
-    return _census.live()
+    return cast(list[FlashAttnActor], ACTORS.live())
 
 
 def _maker(chosen: ExecutorChoice, props: FlashAttnProps, settings: Settings) -> Callable[[], Executor]:
     """A function that makes an actor's executors: the same again where the caller has but one."""
     if isinstance(chosen, str):
         name = chosen
-        options = ExecutorOptions(settings, nvrtc_actor, props.device, props.completion)
+        options = ExecutorOptions(settings, nvrtc_actor, props.device, Completion(props.completion))
         return lambda: make_executor(name, options)
     if isinstance(chosen, Executor):
         executor = chosen
@@ -202,11 +203,20 @@ def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
         if actor is None or not actor.is_alive:
             from flashactor.cache import CubinCache
 
+            if actor is not None:
+                _ended_nvrtc_actors.append(actor)
             actor = _nvrtc_actors[chosen] = NvrtcActor(CubinCache.from_settings(chosen))
         return actor
 
 
+def nvrtc_actors() -> list[NvrtcActor]:
+    """The compile actors that ``nvrtc_actor`` made, also those that have ended: what they counted counts."""
+    with _nvrtc_lock:
+        return [*_nvrtc_actors.values(), *_ended_nvrtc_actors]
+
+
 _nvrtc_actors: dict[Settings, NvrtcActor] = {}
+_ended_nvrtc_actors: list[NvrtcActor] = []
 _nvrtc_lock = threading.Lock()
 
 
@@ -215,7 +225,8 @@ def _forget_actors() -> None:
     global _nvrtc_lock
     _nvrtc_lock = threading.Lock()
     _nvrtc_actors.clear()
-    for actor in _census.inherited():
+    _ended_nvrtc_actors.clear()
+    for actor in cast(list[FlashAttnActor], ACTORS.forget()):
         actor.forget()
 
 
@@ -229,7 +240,6 @@ def _stop_at_exit() -> None:
 
 
 atexit.register(_stop_at_exit)
-_census: Census[FlashAttnActor] = Census()
 
 
 def _wrong_type(field: str, got: object, expected: str) -> RequestError:

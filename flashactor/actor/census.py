@@ -5,7 +5,6 @@ Metrics count for a process, so what an actor has counted must not go when it st
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from typing import Protocol
@@ -39,7 +38,6 @@ class Census:
         self._lock = threading.Lock()
         self._live: dict[int, Counted] = {}
         self._gone: dict[str, ActorStats] = {}
-        os.register_at_fork(after_in_child=self._forget)
 
     def enter(self, actor: Counted) -> None:
         """An actor has started."""
@@ -64,16 +62,14 @@ class Census:
         with self._lock:
             return list(self._live.values()), dict(self._gone)
 
-    def inherited(self) -> list[Counted]:
-        """In a forked child, once: the parent's live actors. The lock may be held by nobody who exists here."""
-        return list(self._live.values())
-
-    def _forget(self) -> None:
-        """In a forked child, which has none of the parent's threads."""
-        self._lock = threading.Lock()
+    def forget(self) -> list[Counted]:
+        """In a forked child, which has none of the parent's threads: nobody is here. Who was live there."""
+        self._lock = threading.Lock()  # nobody who exists here would release the old one
+        inherited = list(self._live.values())
         self._live.clear()
         self._gone.clear()
+        return inherited
 
 
 ACTORS = Census()
-"""Those of this process."""
+"""Those of this process; ``flashactor.service`` enters them."""

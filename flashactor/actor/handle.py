@@ -86,7 +86,7 @@ class ActorHandle:
         self._ended = threading.Event()
         self.begin(supervisor.context)
         supervisor.adopt(self)
-        self._log.info("actor started", executor=self.executor_name, max_in_flight=props.max_in_flight)
+        self._log.info("actor.started", executor=self.executor_name, max_in_flight=props.max_in_flight)
 
     @property
     def label(self) -> str:
@@ -211,7 +211,7 @@ class ActorHandle:
                 self._abort()
             return
         if drain and not self._ended.wait(seconds):
-            self._log.warning("not done in time; stopping", unanswered=self._ledger.unanswered)
+            self._log.warning("actor.stop_timed_out", unanswered=self._ledger.unanswered)
             drain = False
         if not drain:
             self._abort()
@@ -382,7 +382,7 @@ class ActorHandle:
             else:
                 incarnation.executor.abandon()
         except Exception:
-            self._log.exception("the executor failed to end")
+            self._log.exception("executor.end_failed")
         if incarnation.cause is None:
             self._end()
         elif not self._ended.is_set():
@@ -412,7 +412,7 @@ class ActorHandle:
         for ask in self._ledger.open_asks():
             ask.stop()
         if not self._ended.is_set():
-            self._log.info("actor stopped")
+            self._log.info("actor.stopped")
         self._ended.set()
         self.on_end()
 

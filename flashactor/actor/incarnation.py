@@ -136,7 +136,7 @@ class Inbox:
                 wakes.flush()
                 mailbox.wait()
         except BaseException as error:
-            log.exception("the mailbox failed")
+            log.exception("mailbox.failed")
             incarnation.fail(error)
             return END
         return self._control.popleft()
@@ -183,7 +183,7 @@ class DispatchActor(pykka.ThreadingActor):
         try:
             incarnation.mailbox.serve(self._executor, self._admit)
         except BaseException as error:
-            log.exception("the mailbox failed")
+            log.exception("mailbox.failed")
             incarnation.fail(error)
 
     def on_receive(self, message: Any) -> None:
@@ -195,7 +195,7 @@ class DispatchActor(pykka.ThreadingActor):
             self._launch(message)
         except BaseException as error:
             # Not the request's fault, as far as anybody knows: executors answer through ``done``.
-            log.exception("the executor failed")
+            log.exception("executor.failed")
             self._incarnation.fail(error)
 
     def on_stop(self) -> None:
@@ -219,7 +219,7 @@ class DispatchActor(pykka.ThreadingActor):
         except FlashAttnError as error:
             ask.fail(error)
         except BaseException as error:
-            log.exception("the executor failed to prepare a request")
+            log.exception("executor.prepare_failed")
             ask.fail(actor_failed(error))
         return False
 

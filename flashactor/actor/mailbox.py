@@ -21,9 +21,9 @@ Admit = Callable[[Ask], bool]
 class Mailbox:
     """What waits to be launched, in order.
 
-    Messages and signals come through ``put`` and ``wake``, from any thread. Everything else is the business of
-    the one thread that reads: it has a message prepared (``admit``) as soon as there is room for it, and hands
-    it out when its turn has come, it is ready, and there is a place for it.
+    Messages and signals come through ``put`` and ``wake``, from any thread. Everything else is the business
+    of the one thread that reads: it has a message prepared (``admit``) as soon as there is room for it, and
+    hands it out when its turn has come, it is ready, and there is a place for it.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -117,7 +117,7 @@ class Mailbox:
             self._admitted.push(ask)
 
     def _break_circles(self) -> None:
-        """Let one more in where all that is in may wait for what is outside (``after=``): else nothing moves."""
+        """Let one more in where all that is in may wait for what is outside (``after=``)."""
         if not self._ledger.in_flight and any(ask.after for ask in self._admitted):
             self._admit_one_waiting()
             self.wake()

@@ -74,6 +74,9 @@ def _check_direction(request: object, direction: Direction, kind: str) -> None:
         )
 
 
+DEFAULT_POLICY = RestartPolicy()
+
+
 class Overflow(Enum):
     """What happens to an ask that finds the mailbox full."""
 
@@ -113,7 +116,7 @@ class FlashAttnProps:
     device: int = 0
     completion: Completion | str = Completion.EVENT
     hang_seconds: float | None = None
-    restart: RestartPolicy = RestartPolicy()
+    restart: RestartPolicy = DEFAULT_POLICY
     observers: tuple[Observer, ...] = ()
 
     def __post_init__(self) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 # From 10 us, less than a round trip between two threads, to a minute, more than any compile.
-BOUNDS = tuple(
-    digits * 10.0**exponent for exponent in range(-5, 2) for digits in (1.0, 2.5, 5.0) if exponent < 1
-) + (10.0, 25.0, 60.0)
+BOUNDS = (
+    *(digits * 10.0**exponent for exponent in range(-5, 1) for digits in (1.0, 2.5, 5.0)),
+    *(10.0, 25.0, 60.0),
+)
 
 PHASES = ("queue", "compile", "launch", "complete", "total")
 """Waiting for its turn, for its kernel, being launched, running on the device, and all of them."""

@@ -67,6 +67,9 @@ class NvrtcActor:
     """A running compile service: specifications in, cubins out.
 
     ``ask`` may be called from any thread and from coroutines. Use it as a context manager, or call ``stop``.
+
+    Attributes:
+        cache: where kernels come from.
     """
 
     def __init__(self, cache: KernelCache, workers: int | None = None) -> None:
@@ -82,6 +85,7 @@ class NvrtcActor:
         if workers is not None and not is_count(workers, 1):
             raise RequestError("workers", workers, "an integer of at least 1", "leave it out")
         self._process = os.getpid()
+        self.cache = cache
         self._board = _Board()
         self._ref: pykka.ActorRef[_CompileActor] = _CompileActor.start(
             cache, workers or min(os.cpu_count() or 1, MAX_WORKERS), self._board

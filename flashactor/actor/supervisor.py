@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Protocol
 
 import pykka
@@ -114,14 +113,14 @@ class Supervisor:
 
     def _on_failed(self, message: _Failed) -> None:
         child, cause = message.child, message.cause
-        self._log.warning("actor failed", actor=child.label, error=repr(cause))
+        self._log.warning("actor.failed", actor=child.label, error=repr(cause))
         if isinstance(cause, ContextPoisonedError) and message.incarnation is not None:
             if not message.incarnation.executor.renewable:
                 self._escalate(cause)
                 return
             if message.incarnation.context == self.context:
                 self.context += 1
-                self._log.warning("context lost; everybody moves to another", context=self.context)
+                self._log.warning("context.lost", context=self.context)
                 for other in self.children():
                     if other is not child:
                         other.fail(cause)
@@ -130,7 +129,7 @@ class Supervisor:
     def _schedule(self, child: Child, cause: BaseException) -> None:
         delay = child.next_delay()
         if delay is None:
-            self._log.error("actor given up", actor=child.label, error=repr(cause))
+            self._log.error("actor.given_up", actor=child.label, error=repr(cause))
             child.give_up(cause)
             return
         timer = threading.Timer(delay, self._tell_restart, [child])
@@ -143,7 +142,7 @@ class Supervisor:
 
     def _tell_restart(self, child: Child) -> None:
         with self._lock:
-            self._timers.discard(threading.current_thread())  # type: ignore[arg-type]
+            self._timers = {timer for timer in self._timers if timer.is_alive()}
             if self._ref is not None and not self._stopped:
                 self._ref.tell(_Restart(child))
 
@@ -152,23 +151,23 @@ class Supervisor:
         try:
             child.begin(self.context)
         except Exception as error:
-            self._log.warning("actor cannot start", actor=child.label, error=repr(error))
+            self._log.warning("actor.cannot_start", actor=child.label, error=repr(error))
             self._schedule(child, error)
         else:
-            self._log.warning("actor restarted", actor=child.label, context=self.context)
+            self._log.warning("actor.restarted", actor=child.label, context=self.context)
 
     def _escalate(self, cause: ContextPoisonedError) -> None:
         if self.failure is not None:
             return
         self.failure = cause
-        self._log.critical("context lost for good", error=str(cause))
+        self._log.critical("context.lost_for_good", error=str(cause))
         for child in self.children():
             child.give_up(cause)
         if self._on_escalation is not None:
             try:
                 self._on_escalation(cause)
             except Exception:
-                self._log.exception("on_escalation failed")
+                self._log.exception("escalation.failed")
 
 
 class _SupervisorActor(pykka.ThreadingActor):

@@ -25,7 +25,6 @@ class RequestEvent(Protocol):
         notes: observers' own values, by the observer.
     """
 
-    actor: str
     request_id: int
     caller: Hashable
     priority: int
@@ -39,7 +38,12 @@ class RequestEvent(Protocol):
     compile_seconds: float
     launch_seconds: float
     error: BaseException | None
-    notes: dict[Any, Any]
+
+    @property
+    def actor(self) -> str: ...
+
+    @property
+    def notes(self) -> dict[Any, Any]: ...
 
 
 class Observer:
