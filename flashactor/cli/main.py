@@ -34,18 +34,18 @@ class OneLineParser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; they are imported here, where Ctrl-C is handled."""
     import flashactor
-    from flashactor.cli import attend, cache, check, doctor, explain, warm
+    from flashactor.cli import attend, cache, check, doctor, explain, top, warm
 
     parser = OneLineParser(
         prog="flashactor",
-        description="Attention as a service: compute, explain, warm the cache, check kernels and machine.",
+        description="Attention as a service: compute, explain, warm the cache, check, and watch actors.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"flashactor {flashactor.__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what happens inside, on stderr")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (attend, explain, warm, cache, check, doctor):
+    for module in (attend, explain, warm, cache, check, doctor, top):
         module.add_parser(commands)
     return parser
 

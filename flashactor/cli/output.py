@@ -6,7 +6,10 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PIPE_WIDTH = 200
 
@@ -33,22 +36,28 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows under their columns; as wide as the terminal, or wide enough for a pipe."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
+    with console.capture() as printed:
+        console.print(table_of(columns, rows))
+    print("\n".join(line.rstrip() for line in printed.get().strip("\n").splitlines()))
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """What ``print_table`` prints, for a display that changes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+    from rich.text import Text
+
     # fold: a name that is too long for a narrow terminal goes on in the next line, and is not cut off
     folding = (Column(name, overflow="fold") for name in columns)
     table = Table(*folding, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: "[torch]" is no markup
-    with console.capture() as printed:
-        console.print(table)
-    print("\n".join(line.rstrip() for line in printed.get().strip("\n").splitlines()))
+    return table
 
 
 def print_error(message: object) -> None:

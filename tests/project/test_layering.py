@@ -17,14 +17,18 @@ ROWS = [
     (0, "flashactor.registry", set()),
     (0, "flashactor.settings", {"platformdirs"}),
     (0, "flashactor.streams", set()),
-    (0, "flashactor.telemetry.events", set()),
     (0, "flashactor.telemetry.bound_log", {"structlog"}),
+    (0, "flashactor.telemetry.endpoints", set()),
+    (0, "flashactor.telemetry.extras", set()),
+    (0, "flashactor.telemetry.socket_folder", set()),
     (1, "flashactor.arrays", {"numpy", "ml_dtypes"}),
     (1, "flashactor.allocation", {"numpy", "ml_dtypes"}),
     (1, "flashactor.array_checks", set()),
     (1, "flashactor.overlaps", {"numpy"}),
     (1, "flashactor.reference", {"numpy", "ml_dtypes"}),
     (2, "flashactor.dispatch", set()),
+    (2, "flashactor.telemetry.events", set()),
+    (2, "flashactor.telemetry.request_log", set()),
     (3, "flashactor.requests", set()),
     (4, "flashactor.kernels", set()),
     (4, "flashactor.emulator", {"numpy"}),
@@ -36,8 +40,13 @@ ROWS = [
     (6, "flashactor.trace", {"filelock"}),
     (6, "flashactor.check", {"numpy", "ml_dtypes"}),
     (7, "flashactor.service", {"pykka"}),
+    (7, "flashactor.telemetry.process_report", set()),
+    (7, "flashactor.telemetry.monitor", set()),
+    (7, "flashactor.telemetry.metrics", {"prometheus_client"}),
     (8, "flashactor", set()),
     (8, "flashactor.telemetry", {"structlog"}),
+    (8, "flashactor.telemetry.tracing", {"opentelemetry"}),
+    (8, "flashactor.telemetry.nvtx", {"nvtx"}),
     (8, "flashactor.cli", {"rich", "numpy", "ml_dtypes", "safetensors", "structlog", "torch"}),
     (8, "flashactor.testing", set()),
     (8, "flashactor.testing.plugin", {"pytest"}),
@@ -91,10 +100,10 @@ def test_imports_go_down(module, path):
 
 def test_the_check_can_fail(tmp_path):
     source = tmp_path / "bad.py"
-    source.write_text("import cuda.core\nfrom flashactor.actor import actor\nimport json\n")
+    source.write_text("import cuda.core\nfrom flashactor.actor import messages\nimport json\n")
     assert list(violations("flashactor.dispatch", source)) == [
         "flashactor.dispatch:1 imports cuda, which flashactor.dispatch may not",
-        "flashactor.dispatch:2 (row 2) imports flashactor.actor.actor (row 6)",
+        "flashactor.dispatch:2 (row 2) imports flashactor.actor.messages (row 6)",
     ]
 
 
