@@ -4,9 +4,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from fake_cuda import OWN_STREAM, CudaError, DeviceArray, FakeDriver, arrays, request, submit
+from fake_cuda import OWN_STREAM, PATIENCE, CudaError, DeviceArray, FakeDriver, arrays, request, submit
 
-from flashactor import Fa2FwdRequest
+from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg
 from flashactor.errors import ContextPoisonedError, LaunchError
 
 CALLER = 0x6000
@@ -145,3 +145,29 @@ def test_a_marker_of_a_lost_context_says_so(driver, executor):
 def test_work_that_was_not_launched_has_no_marker(driver, executor):
     driver.failures["launch"].append(CudaError("CUDA_ERROR_INVALID_VALUE: one or more parameters"))
     assert submit(executor).marker is None
+
+
+def test_one_actors_work_comes_after_anothers_without_the_host(driver, executor, start):
+    other_driver = FakeDriver(address=0xB000)
+    other = start(driver=other_driver)
+    message = FlashAttnMsg.forward(request())
+    with FlashAttnActor.start(executor=executor) as one, FlashAttnActor.start(executor=other) as two:
+        first = one.ask(message)
+        second = two.ask(message, after=first)
+        event = other_driver.event(0)  # launched, although the first is not complete
+        assert driver.named("wait_on") == [(0xB000, driver.event(0))]
+        assert not first.done
+        driver.event(0).complete()
+        event.complete()
+        assert first.result(PATIENCE).out is not None
+        assert second.result(PATIENCE).out is not None
+
+
+def test_the_stream_that_is_asked_with_waits_in_both_directions(driver, executor):
+    with FlashAttnActor.start(executor=executor) as actor:
+        pending = actor.ask(FlashAttnMsg.forward(request()), stream=SimpleNamespace(cuda_stream=CALLER))
+        pending.launched.result(PATIENCE)
+        assert ("own stream", CALLER) in driver.named("wait_for")
+        assert driver.named("wait_on") == [(CALLER, driver.event(0))]
+        driver.event(0).complete()
+        pending.result(PATIENCE)
