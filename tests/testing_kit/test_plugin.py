@@ -7,6 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from kit_tools import SMALL
+
+from flashactor import FlashAttnMsg
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -222,3 +225,8 @@ def test_the_kits_names_are_there_without_heavy_libraries():
         _ = flashactor.testing.nothing
     added = modules_after("from flashactor.testing import *")
     assert not {name.partition(".")[0] for name in added} & {"cuda", "numpy", "torch", "rich", "structlog"}
+
+
+def test_this_run_of_pytest_has_found_it(flash_actor, flash_script):
+    flash_script.reply(out="o")
+    assert flash_actor.ask(FlashAttnMsg.forward(SMALL)).result(5).out == "o"
