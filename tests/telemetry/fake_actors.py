@@ -1,6 +1,8 @@
-"""Actors that only count."""
+"""Actors that only count, and what Prometheus reads."""
 
 from types import SimpleNamespace
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from flashactor.actor.meter import BOUNDS, PHASES, ActorStats, Histogram
 
@@ -42,3 +44,11 @@ class FakeActor:
 
     def stats(self):
         return self.now
+
+
+def parsed(text):
+    """Every sample of an endpoint's text, by name and labels; no series is there twice."""
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    values = {(sample.name, *sample.labels.values()): sample.value for sample in found}
+    assert len(values) == len(found)
+    return values
