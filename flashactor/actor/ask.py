@@ -71,7 +71,9 @@ class Ask:
     waited_for_kernel = compile_seconds = launch_seconds = 0.0
     generation = 0
     error: BaseException | None = None
-    launched = bounced = False
+    # Of the ledger: whether it was launched, and whether it was answered.
+    launched = settled = False
+    bounced = False
     gate: threading.Lock | None = None
 
     def __init__(self, desk: Desk, pending: PendingReply[AttentionReply] | None) -> None:
@@ -100,11 +102,6 @@ class Ask:
         """What observers keep with it."""
         found: dict[Any, Any] = self.__dict__.setdefault("_notes", {})
         return found
-
-    @property
-    def settled(self) -> bool:
-        """Whether it was answered."""
-        return not self.desk.ledger.is_open(self)
 
     def admit(self, executor: Executor, generation: int) -> Work | None:
         """Resolve the request on an executor, and let it prepare the work; None if it is answered by now.

@@ -305,8 +305,10 @@ class ActorHandle:
                 ask.timeout = to_seconds("timeout", timeout)
             if priority != 0 or type(priority) is not int:
                 ask.priority = _priority(priority)
+                self._mailbox.in_lanes = True
             if caller is not None:
                 ask.caller = _caller(caller)
+                self._mailbox.in_lanes = True
             if after is not None:
                 ask.after = _after(after)
             if stream is not None:

@@ -63,7 +63,7 @@ class Ledger:
     def launch(self, ask: Ask) -> bool:
         """Give a message a place in flight; False if it was answered meanwhile."""
         with self._lock:
-            if ask not in self._open:
+            if ask.settled:
                 return False
             self._queued -= 1
             self._in_flight.add(ask)
@@ -75,7 +75,7 @@ class Ledger:
         with self._lock:
             self._in_flight.discard(ask)
             ask.launched = False
-            if ask not in self._open:
+            if ask.settled:
                 return False
             self._queued += 1
             return True
@@ -88,13 +88,13 @@ class Ledger:
                 return False
             changed = len(in_flight) >= self.places or self._draining
             in_flight.remove(ask)
-            is_open = ask in self._open
-            if is_open:
+            answered, ask.settled = ask.settled, True
+            if not answered:
                 self._open.remove(ask)
                 self._meter.complete(durations)
         if changed:
             self.on_change()
-        return is_open
+        return not answered
 
     def land(self, ask: Ask) -> bool:
         """The executor has done with a message: its place is free. False if it was already."""
@@ -108,8 +108,9 @@ class Ledger:
     def leave(self, ask: Ask, error: BaseException) -> bool:
         """A message is answered with an error; False if it was answered before."""
         with self._lock:
-            if ask not in self._open:
+            if ask.settled:
                 return False
+            ask.settled = True
             self._open.remove(ask)
             self._meter.fail(error)
             if not ask.launched:
@@ -118,10 +119,6 @@ class Ledger:
         if draining:
             self.on_change()
         return True
-
-    def is_open(self, ask: Ask) -> bool:
-        """Whether a message is not answered."""
-        return ask in self._open
 
     @property
     def has_place(self) -> bool:

@@ -32,6 +32,8 @@ class Mailbox:
         self._admitted: Lanes[Ask] = Lanes()
         self._waiting: Lanes[Ask] = Lanes()
         self._halted = False
+        # Whether some messages have a priority or a caller: set by who puts one, before it does.
+        self.in_lanes = False
         self._executor: Executor
         self._admit: Admit
         self.put = self._arrivals.put
@@ -64,14 +66,14 @@ class Mailbox:
 
     def next(self) -> Ask | None:
         """The message to launch now; None if there is none."""
+        if not (self._admitted or self._waiting or self.in_lanes):
+            return self._next_arrival()
         self._take_in_burst()
         if self._halted or not self._ledger.has_place:
             return None
         ask = self._admitted.pop(self._may_leave)
-        if self._waiting:
-            if ask is None:
-                self._break_circles()
-            self._admit_waiting()
+        if ask is None or self._waiting:
+            self._look_outside(ask)
         return ask
 
     def wait(self) -> None:
@@ -81,6 +83,33 @@ class Mailbox:
     def put_back(self, ask: Ask) -> None:
         """Take in again what was handed out and not launched: it is the next of its caller."""
         self._admitted.push(ask, front=True)
+
+    def _next_arrival(self) -> Ask | None:
+        """``next``, as long as nothing waits and all come from one caller: then no lanes are needed."""
+        arrivals = self._arrivals
+        while not (self._halted or arrivals.empty()) and self._ledger.has_place:
+            ask = arrivals.get()
+            if ask is None or ask.settled:
+                continue
+            ask.open_gate()
+            if not self._admit(ask):
+                continue
+            if not self._may_leave(ask):
+                self._admitted.push(ask)
+                return None
+            return ask
+        if not arrivals.empty():
+            self._take_in_burst()
+        return None
+
+    def _look_outside(self, ask: Ask | None) -> None:
+        """Let messages in for which there is room now."""
+        if self._waiting:
+            if ask is None:
+                self._break_circles()
+            self._admit_waiting()
+        elif not self._admitted and self._arrivals.empty():
+            self.in_lanes = False
 
     def _take_in_burst(self) -> None:
         arrivals = self._arrivals

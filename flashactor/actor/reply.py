@@ -40,7 +40,7 @@ class Timings(NamedTuple):
         return self.queued + self.compiled + self.launched + self.completed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would make the construction of a reply five times slower
 class AttentionReply:
     """What an actor answers.
 
