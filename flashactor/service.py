@@ -69,7 +69,8 @@ class FlashAttnActor(ActorHandle):
 
         Raises:
             UnknownImplementationError: no executor of that name.
-            DeviceUnavailableError: ``cuda`` on a machine without a device.
+            DeviceUnavailableError: ``cuda`` on a machine without a device; FLASHACTOR_METRICS_PORT without
+                prometheus_client.
         """
         chosen_props = FlashAttnProps() if props is None else props
         if not isinstance(chosen_props, FlashAttnProps):
@@ -77,10 +78,10 @@ class FlashAttnActor(ActorHandle):
         settings = Settings.from_environment()
         make = _maker(executor or chosen_props.executor, chosen_props, settings)
         trace = KeyTrace(settings.trace_keys) if settings.trace_keys else None
+        _serve_endpoints(settings)  # first: it raises where a library for it is missing
         actor = cls(_observed(chosen_props, settings), make, supervisor=supervisor, trace=trace)
         if trace is not None:
             trace.arch = actor._executor.arch
-        _serve_endpoints(settings)
         return actor
 
     @staticmethod

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from flashactor import DType, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, FlashAttnProps, SmArch
 from flashactor.actor.census import Census
 from flashactor.errors import DeviceUnavailableError, MockModeError, RequestError
+from flashactor.service import live_actors, nvrtc_actor
 from flashactor.settings import Settings
 from flashactor.telemetry import endpoints, metrics
 
@@ -114,7 +115,6 @@ def test_a_stopped_actor_is_not_kept():
 def test_caches_and_compilers_are_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASHACTOR_CACHE_DIR", str(tmp_path))
     from flashactor.kernels.catalog import all_specs
-    from flashactor.service import nvrtc_actor
 
     before = samples(metrics.ActorCollector())
     spec = next(spec for spec in all_specs(SmArch.SM80) if "combine" in spec.label)
@@ -194,6 +194,26 @@ def test_a_port_that_another_process_has_is_a_warning(started, tmp_path, caplog)
         "metrics",
     )
     assert str(other.port) in record.error
+
+
+def test_the_first_actor_serves_what_the_environment_asks_for(started, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="flashactor.telemetry")
+    monkeypatch.setenv("FLASHACTOR_METRICS_PORT", "0")
+    for label in ("first", "second"):
+        with FlashAttnActor.start(FlashAttnProps(label), executor="mock"):
+            (record,) = caplog.records
+            with urlopen(record.url, timeout=10) as answer:
+                values = parsed(answer.read().decode())
+            assert values[("flashactor_actors", label, "mock")] == 1
+
+
+def test_no_actor_starts_where_the_environment_asks_for_what_is_missing(started, monkeypatch):
+    monkeypatch.setenv("FLASHACTOR_METRICS_PORT", "0")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    before = live_actors()
+    with pytest.raises(DeviceUnavailableError, match="prometheus_client"):
+        FlashAttnActor.start(executor="mock")
+    assert live_actors() == before
 
 
 def test_without_the_setting_nothing_is_served(started, tmp_path, monkeypatch):
