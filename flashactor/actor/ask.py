@@ -74,7 +74,7 @@ class Ask:
     # Of the ledger: whether it was launched, and whether it was answered.
     launched = settled = False
     bounced = False
-    gate: threading.Lock | None = None
+    gate: threading.Event | None = None
 
     def __init__(self, desk: Desk, pending: PendingReply[AttentionReply] | None) -> None:
         self.desk = desk
@@ -212,7 +212,7 @@ class Ask:
         """Let the thread go on that waits in ``ask`` for room in the mailbox."""
         gate, self.gate = self.gate, None
         if gate is not None:
-            gate.release()
+            gate.set()
 
     def _finish_badly(self, outcome: Outcome, error: BaseException) -> None:
         self.compile_seconds = self.waited_for_kernel + outcome.compile_seconds

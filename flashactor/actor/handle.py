@@ -28,7 +28,7 @@ from flashactor.actor.meter import ActorStats
 from flashactor.actor.reply import AttentionReply, PendingReply, to_seconds
 from flashactor.actor.restarts import RestartHistory
 from flashactor.actor.supervisor import Supervisor
-from flashactor.errors import ContextPoisonedError, FlashAttnError, RequestError
+from flashactor.errors import BlockingAskError, ContextPoisonedError, FlashAttnError, RequestError
 from flashactor.executors.base import Executor, Work
 from flashactor.streams import stream_address
 from flashactor.telemetry.bound_log import bound_log
@@ -328,32 +328,33 @@ class ActorHandle:
         elif timeout is not None and ask.timeout <= 0.0:
             ask.fail(timeout_error(ask.timeout, launched=False))
         else:
-            if timeout is not None:
-                deadlines.add(ask.asked_at + ask.timeout, ask)
-            for other in ask.after:
-                other.launched.add_done_callback(self._on_dependency)
-                other.add_done_callback(self._on_dependency)
-            if entry is Entry.TAKEN or on_event_loop():
-                self._mailbox.put(ask)
-            else:
-                self._wait_for_room(ask)
+            try:
+                if timeout is not None:
+                    deadlines.add(ask.asked_at + ask.timeout, ask)
+                for other in ask.after:
+                    other.launched.add_done_callback(self._on_dependency)
+                    other.add_done_callback(self._on_dependency)
+                if entry is Entry.TAKEN or on_event_loop():
+                    self._mailbox.put(ask)
+                else:
+                    self._wait_for_room(ask)
+            except BaseException:  # KeyboardInterrupt: the caller will never have the reply
+                ask.cancel()
+                raise
 
     def _wait_for_room(self, ask: Ask) -> None:
         """Block until a message is in the mailbox, or answered."""
         if would_deadlock(self._desk):
             ask.fail(full_error(self._ledger.size, ", on a thread that would make room"))
             return
-        gate = ask.gate = threading.Lock()
-        gate.acquire()
+        gate = ask.gate = threading.Event()
+        self._mailbox.put(ask)
         try:
-            self._mailbox.put(ask)
             with waiting_for(self._desk):
-                gate.acquire()
-        except FlashAttnError as error:
+                if not ask.settled:  # else perhaps before there was a gate to open
+                    gate.wait()
+        except BlockingAskError as error:
             ask.fail(error)
-        except BaseException:  # KeyboardInterrupt: the caller will never have the reply
-            ask.cancel()
-            raise
 
     def _on_dependency(self, _reply: PendingReply[Any]) -> None:
         self._mailbox.wake()

@@ -1,0 +1,28 @@
+"""Actors of one test."""
+
+import pytest
+from actor_tools import PATIENCE, Kernels
+
+from flashactor import FlashAttnActor, FlashAttnProps
+
+
+@pytest.fixture
+def start():
+    """Starts actors, by default on held ``Kernels``; afterwards everything they were asked is answered."""
+    started = []
+
+    def start(kernels=None, **props):
+        kernels = Kernels() if kernels is None else kernels
+        actor = FlashAttnActor.start(FlashAttnProps(**props), kernels)
+        started.append((actor, kernels))
+        return actor, kernels
+
+    yield start
+    for _, kernels in started:
+        if isinstance(kernels, Kernels):
+            kernels.open()
+    for actor, _ in started:
+        actor.stop(PATIENCE)
+        stats = actor.stats()
+        assert (stats.pending, stats.queued, stats.in_flight) == (0, 0, 0)
+        assert stats.received == stats.completed + stats.failed

@@ -1,0 +1,326 @@
+"""Who gets in, and whose turn it is: mailbox size, overflow, priorities, fairness, places in flight."""
+
+import asyncio
+
+import pytest
+from actor_tools import PATIENCE, InThread, Kernels, message, run_script, wait_until
+
+from flashactor import FlashAttnProps
+from flashactor.actor.messages import Overflow
+from flashactor.errors import AskTimeoutError, MailboxFullError, RequestError
+
+# The mailbox.
+
+
+def test_a_full_mailbox_refuses_at_once_where_it_is_told_to(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=2, overflow="fail")
+    pendings = [actor.ask(message(0))]
+    kernels.wait_launched()
+    pendings += [actor.ask(message(number)) for number in (1, 2)]
+    refused = actor.ask(message(3))
+    assert refused.done
+    with pytest.raises(MailboxFullError, match="mailbox_size: got a message more than 2") as full:
+        refused.result()
+    assert full.value.retry_safe
+    assert actor.stats().errors == {"MailboxFullError": 1}
+    kernels.open()
+    assert [pending.result(PATIENCE).out for pending in pendings] == [0, 1, 2]
+    assert kernels.launched == [0, 1, 2]
+
+
+def test_there_is_room_again_when_a_message_is_launched(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1, overflow=Overflow.FAIL)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.ask(message(1))
+    assert actor.ask(message(2)).done
+    kernels.finish(0)
+    kernels.wait_launched(2)
+    assert not actor.ask(message(3)).done
+
+
+def test_there_is_room_again_when_a_message_that_waits_is_cancelled(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1, overflow="fail")
+    actor.ask(message(0))
+    kernels.wait_launched()
+    assert actor.ask(message(1)).cancel()
+    assert not actor.ask(message(2)).done
+
+
+def test_a_told_message_that_is_refused_is_counted(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1, overflow="fail")
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.tell(message(1))
+    actor.tell(message(2))
+    assert actor.stats().errors == {"MailboxFullError": 1}
+
+
+def test_a_thread_waits_in_ask_until_there_is_room(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.ask(message(1))
+    third = InThread(actor.ask, message(2))
+    wait_until(lambda: actor.stats().waiting == 1)
+    assert third.running
+    assert 2 not in kernels.prepared
+    kernels.finish(0)
+    assert not third.result().done
+    kernels.open()
+    kernels.wait_launched(3)
+    assert kernels.launched == [0, 1, 2]
+
+
+def test_threads_that_wait_go_on_in_the_order_in_which_they_came(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.ask(message(1))
+    threads = []
+    for number in range(2, 7):
+        threads.append(InThread(actor.ask, message(number)))
+        wait_until(lambda number=number: actor.stats().waiting == number - 1)
+    for number in range(5):
+        kernels.finish(number)
+        threads[number].result()
+        assert [thread.running for thread in threads] == [False] * (number + 1) + [True] * (4 - number)
+        kernels.wait_launched(number + 2)
+    kernels.finish(5)
+    assert kernels.wait_launched(7) == list(range(7))
+
+
+def test_a_coroutine_goes_on_and_its_message_waits_outside(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+
+    async def main():
+        pendings = [actor.ask(message(number)) for number in range(20)]
+        await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 18)
+        stats = actor.stats()
+        assert (stats.in_flight, stats.queued, stats.pending) == (1, 19, 20)
+        assert kernels.prepared == [0, 1]
+        kernels.open()
+        return [reply.out for reply in await asyncio.gather(*map(_reply, pendings))]
+
+    assert asyncio.run(main()) == list(range(20))
+    assert kernels.launched == list(range(20))
+
+
+def test_what_waits_outside_comes_in_by_priority(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+
+    async def main():
+        pendings = [actor.ask(message(0))]
+        await asyncio.to_thread(kernels.wait_launched)
+        pendings.append(actor.ask(message(1)))
+        await asyncio.to_thread(kernels.wait_prepared, 1)
+        pendings += [actor.ask(message(number), priority=number) for number in (2, 3)]
+        await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 2)
+        kernels.open()
+        await asyncio.gather(*map(_reply, pendings))
+
+    asyncio.run(main())
+    assert kernels.launched == [0, 1, 3, 2]
+
+
+def test_a_thread_that_waits_in_ask_is_answered_at_its_deadline(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.ask(message(1))
+    late = InThread(lambda: actor.ask(message(2), timeout=0.05)).result()
+    with pytest.raises(AskTimeoutError, match="it was not launched") as timeout:
+        late.result(0)
+    assert timeout.value.retry_safe
+    assert 2 not in kernels.prepared
+
+
+@pytest.mark.parametrize("how", ["deadline", "stop"])
+def test_a_message_that_ends_just_before_its_thread_waits_for_room(start, monkeypatch, how):
+    """It is answered between its entry and the wait, so nobody will make room for it."""
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    actor.ask(message(1))
+    waits = actor._wait_for_room
+
+    def end_first(ask):
+        if how == "stop":
+            actor.stop(drain=False)
+        else:
+            ask.expire()
+        waits(ask)
+
+    monkeypatch.setattr(actor, "_wait_for_room", end_first)
+    assert InThread(actor.ask, message(2)).result().error is not None
+
+
+def test_ctrl_c_in_ask_takes_the_message_back():
+    printed = run_script(
+        """
+kernels = Kernels()
+actor = FlashAttnActor.start(FlashAttnProps(max_in_flight=1, mailbox_size=1), kernels)
+actor.ask(message(0))
+kernels.wait_launched()
+actor.ask(message(1))
+
+def interrupt():
+    wait_until(lambda: actor.stats().waiting == 1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    actor.ask(message(2))
+except KeyboardInterrupt:
+    print(dict(actor.stats().errors), actor.stats().pending)
+kernels.open()
+actor.stop()
+print(kernels.launched)
+"""
+    )
+    assert "".join(printed) == "{'AskCancelledError':1}2[0,1]"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mailbox_size": 0},
+        {"mailbox_size": 1.5},
+        {"mailbox_size": True},
+        {"overflow": "drop"},
+        {"overflow": None},
+        {"max_in_flight": "8"},
+        {"hang_seconds": 0},
+        {"restart": 3},
+        {"completion": "magic"},
+        {"label": 7},
+    ],
+    ids=str,
+)
+def test_props_that_make_no_sense_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(RequestError, match=f"^{name}: got"):
+        FlashAttnProps(**wrong)
+
+
+# Whose turn it is.
+
+
+def queued_behind_one(start, asks, **props):
+    """Have messages wait behind a kernel, in the order of ``asks``: (number, options); the launches then."""
+    actor, kernels = start(max_in_flight=1, **props)
+    actor.ask(message(999))
+    kernels.wait_launched()
+    for number, options in asks:
+        actor.ask(message(number), **options)
+    kernels.wait_prepared(*(number for number, _ in asks))
+    kernels.open()
+    kernels.wait_launched(len(asks) + 1)
+    return kernels.launched[1:]
+
+
+def test_higher_priority_first_and_each_in_order(start):
+    asks = [(number, {"priority": priority}) for number, priority in enumerate([0, 1, -1, 1, 0, 7])]
+    assert queued_behind_one(start, asks) == [5, 1, 3, 0, 4, 2]
+
+
+def test_priorities_hold_whoever_asks(start):
+    asks = [
+        (0, {"caller": "a"}),
+        (1, {"caller": "b", "priority": 1}),
+        (2, {"caller": "a", "priority": 1}),
+        (3, {"caller": "b", "priority": 1}),
+    ]
+    assert queued_behind_one(start, asks) == [1, 2, 3, 0]
+
+
+def test_callers_take_turns(start):
+    asks = [(number, {"caller": caller}) for number, caller in enumerate("aaabbc")]
+    assert queued_behind_one(start, asks) == [0, 3, 5, 1, 4, 2]
+
+
+def test_who_names_no_caller_is_one_caller(start):
+    asks = [(number, {}) for number in range(4)] + [(4, {"caller": "named"})]
+    assert queued_behind_one(start, asks) == [0, 4, 1, 2, 3]
+    assert queued_behind_one(start, [(number, {}) for number in range(50)]) == list(range(50))
+
+
+def test_a_late_caller_does_not_wait_for_a_flood(start):
+    asks = [(number, {"caller": "flood"}) for number in range(1000)] + [(1000, {"caller": "late"})]
+    launched = queued_behind_one(start, asks, mailbox_size=2000)
+    assert launched.index(1000) <= 1
+    assert [number for number in launched if number != 1000] == list(range(1000))
+
+
+def test_a_late_caller_comes_into_a_full_mailbox_before_the_rest_of_a_flood(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=4)
+
+    async def main():
+        flood = [actor.ask(message(number), caller="flood") for number in range(1000)]
+        late = actor.ask(message(1000), caller="late")
+        await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 996)
+        kernels.open()
+        await asyncio.gather(*map(_reply, [*flood, late]))
+
+    asyncio.run(main())
+    # The one in flight, the four that were in, one of the flood, and the turn is the late one's.
+    assert kernels.launched.index(1000) <= 6
+
+
+def test_a_steady_flood_of_one_priority_starves_the_lower_one_but_not_for_ever(start):
+    """Strict means strict; what is lower goes as soon as nothing higher waits."""
+    actor, kernels = start(max_in_flight=1)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    low = actor.ask(message(1), priority=-1)
+    for number in range(2, 6):
+        actor.ask(message(number))
+        kernels.wait_prepared(number)
+        kernels.finish(kernels.launched[-1])
+        kernels.wait_launched(number)
+    assert 1 not in kernels.launched
+    kernels.open()
+    assert low.result(PATIENCE).out == 1
+
+
+# Places in flight.
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_no_more_than_the_places_are_in_flight(start, places):
+    actor, kernels = start(max_in_flight=places)
+    pendings = [actor.ask(message(number)) for number in range(10)]
+    kernels.wait_prepared(9)
+    for finished in range(10 - places):
+        assert kernels.wait_launched(places + finished) == list(range(places + finished))
+        assert actor.stats().in_flight == places
+        kernels.finish(finished)
+        pendings[finished].result(PATIENCE)
+    kernels.open()
+    assert [pending.result(PATIENCE).out for pending in pendings] == list(range(10))
+
+
+def test_kernels_may_end_in_any_order(start):
+    actor, kernels = start(max_in_flight=3)
+    pendings = [actor.ask(message(number)) for number in range(3)]
+    kernels.wait_launched(3)
+    for number in (2, 0, 1):
+        kernels.finish(number)
+        assert pendings[number].result(PATIENCE).out == number
+
+
+def test_a_refused_request_takes_no_place(start):
+    class Refusing(Kernels):
+        def prepare(self, work):
+            super().prepare(work)
+            raise RequestError("request", "this one", "another", "send another")
+
+    actor, _ = start(Refusing(), max_in_flight=1)
+    for number in range(3):
+        with pytest.raises(RequestError, match="this one"):
+            actor.ask(message(number)).result(PATIENCE)
+    assert actor.stats().in_flight == 0
+
+
+async def _reply(pending):
+    return await pending
