@@ -8,12 +8,14 @@ from flashactor.actor.batch import PendingReplies
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, MsgKind
 from flashactor.actor.meter import ActorStats, Histogram
 from flashactor.actor.nvrtc_actor import NvrtcActor, NvrtcStats
+from flashactor.actor.pool_stats import PoolStats
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.actor.restarts import RestartPolicy
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
 from flashactor.kernels.plan import workspace_size
 from flashactor.kernels.select import Candidate, Explanation, explain
+from flashactor.pool import FlashAttnPool
 from flashactor.requests import (
     ChunkedPrefillRequest,
     ChunkLayout,
@@ -56,6 +58,7 @@ __all__ = [
     "FlashAttnActor",
     "FlashAttnError",
     "FlashAttnMsg",
+    "FlashAttnPool",
     "FlashAttnProps",
     "Histogram",
     "KvLayout",
@@ -69,6 +72,7 @@ __all__ = [
     "PendingReplies",
     "PendingReply",
     "PersistentMode",
+    "PoolStats",
     "PositionBias",
     "RestartPolicy",
     "SmArch",

@@ -23,8 +23,8 @@ class Member(Protocol):
         """How it was started; no two members of a pool have the same label."""
 
     @property
-    def pending(self) -> int:
-        """Messages that it has taken and not answered."""
+    def unanswered(self) -> int:
+        """Number of messages that it has taken and not answered."""
 
 
 M = TypeVar("M", bound=Member)
@@ -90,7 +90,7 @@ class LeastLoaded:
 
     def choose(self, members: Sequence[M], key: RouteKey | None) -> M:
         """As the class says; keys mean nothing. Each member's load is read once."""
-        loads = [member.pending for member in members]
+        loads = [member.unanswered for member in members]
         least = min(loads)
         return self._turns.longest_idle(
             [member for member, load in zip(members, loads, strict=True) if load == least]

@@ -13,9 +13,11 @@ from flashactor import (
     FlashAttnMsg,
     FlashAttnPool,
     FlashAttnProps,
+    RestartPolicy,
     SmArch,
 )
 from flashactor.errors import (
+    ActorFailedError,
     ActorStoppedError,
     AskTimeoutError,
     LaunchError,
@@ -72,9 +74,6 @@ class HeldExecutor(Executor):
         while self.held:
             work, done = self.held.pop(0)
             done(Outcome(outputs=Outputs(out=work.key.head_dim)))
-
-    def close(self):
-        self.release()
 
 
 class Executors:
@@ -167,7 +166,7 @@ def test_sticky_keeps_the_order_of_each_key():
 def test_sticky_without_a_key_is_answered_so():
     with pool_of(2, "sticky") as pool:
         pending = pool.ask(MESSAGE)
-        with pytest.raises(RequestError, match="^key: got none"):
+        with pytest.raises(RequestError, match=r"^key: got none"):
             pending.result(5)
         assert received(pool) == [0, 0]
 
@@ -203,7 +202,9 @@ def test_arrays_of_the_host_go_anywhere():
 def test_arrays_of_a_device_without_an_actor():
     with pool_of(1, devices=[0, 1]) as pool:
         pending = pool.ask(on_device(5))
-        with pytest.raises(OperandError, match=r"^q\.device: got cuda:5; expected cuda:0 or cuda:1\. Remedy: "):
+        with pytest.raises(
+            OperandError, match=r"^q\.device: got cuda:5; expected cuda:0 or cuda:1\. Remedy: "
+        ):
             pending.result(5)
         assert received(pool) == [0, 0]
 
@@ -217,7 +218,9 @@ def test_a_stopped_member_is_skipped():
         assert pool.is_alive
 
 
-def test_a_member_that_gave_up_is_skipped():
+def pool_with_a_broken_member():
+    """Its first actor has been given up."""
+
     class Broken(Executor):
         name = "broken"
 
@@ -225,12 +228,25 @@ def test_a_member_that_gave_up_is_skipped():
             raise MemoryError("broken")
 
     executors = iter([Broken(), scripted()])
-    # No factory can replace an executor that it cannot make again.
-    with pool_of(2, make=lambda: next(executors)) as pool:
-        first = pool.ask(MESSAGE)
-        assert isinstance(_error(first), Exception)
-        for _ in range(4):
-            assert pool.ask(MESSAGE).result(5).out == 64
+    props = FlashAttnProps(label="p", restart=RestartPolicy(max_restarts=0))
+    pool = FlashAttnPool.start(props, size=2, executor=lambda: next(executors))
+    pool.ask(MESSAGE)  # in flight when the executor breaks
+    with pytest.raises(ActorFailedError):
+        pool.actors[0].ask(MESSAGE).result(5)  # answered when the actor is given up
+    return pool
+
+
+def test_a_member_that_was_given_up_is_skipped():
+    with pool_with_a_broken_member() as pool:
+        assert [pool.ask(MESSAGE).result(5).out for _ in range(3)] == [64] * 3
+
+
+def test_the_answer_of_nobody_left_says_why():
+    with pool_with_a_broken_member() as pool:
+        pool.actors[1].stop()
+        with pytest.raises(ActorStoppedError, match="2 actors that are down") as caught:
+            pool.ask(MESSAGE).result(5)
+        assert caught.value.__cause__ is pool.actors[0].failure
 
 
 def test_keys_of_a_stopped_member_move_and_no_others():
@@ -308,7 +324,7 @@ def test_a_batch_with_keys():
 
 def test_a_batch_takes_a_key_for_each_message():
     with pool_of(2, "sticky") as pool:
-        with pytest.raises(RequestError, match="^keys: got 1"):
+        with pytest.raises(RequestError, match=r"^keys: got 1"):
             pool.ask_many([MESSAGE, MESSAGE], keys=["a"])
         assert received(pool) == [0, 0]
 
@@ -342,8 +358,12 @@ def test_tell():
 def test_a_tell_that_reaches_nobody_is_logged(caplog):
     with pool_of(2, "sticky") as pool:
         pool.tell(MESSAGE)
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "key" in caplog.text
+        (record,) = caplog.records
+        assert (record.levelname, record.msg, record.error) == (
+            "WARNING",
+            "pool.told_nobody",
+            "RequestError",
+        )
 
 
 def test_stats_are_summed():
@@ -360,7 +380,7 @@ def test_stats_are_summed():
     total = stats.total
     assert (total.received, total.completed, total.failed, total.pending) == (5, 3, 2, 0)
     assert total.errors == {"LaunchError": 2}
-    assert total.phases["total"].count == sum(one.phases["total"].count for one in stats.actors.values()) == 5
+    assert total.phases["total"].count == sum(one.phases["total"].count for one in stats.actors.values()) == 3
     assert total.phases["total"].sum == pytest.approx(
         sum(one.phases["total"].sum for one in stats.actors.values())
     )
@@ -397,7 +417,7 @@ def test_aclose_drains_all_members_at_the_same_time():
 
 
 def test_leaving_the_pool_answers_everyone():
-    with pool_of(2, make=HeldExecutor) as pool:
+    with pool_of(2) as pool:
         pendings = [pool.ask(MESSAGE) for _ in range(10)]
     assert [pending.result(0).out for pending in pendings] == [64] * 10
 
@@ -419,18 +439,18 @@ def test_stopping_again_does_nothing():
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, None, "2"])
 def test_the_size_is_a_positive_number(size):
-    with pytest.raises(RequestError, match="^size: got .*at least 1"):
+    with pytest.raises(RequestError, match=r"^size: got .*at least 1"):
         FlashAttnPool.start(size=size, executor="mock")
 
 
 @pytest.mark.parametrize("devices", [[], [0, 0], [-1], ["0"], 3], ids=repr)
 def test_devices_are_different_ordinals(devices):
-    with pytest.raises(RequestError, match="^devices: got .*ordinals"):
+    with pytest.raises(RequestError, match=r"^devices: got .*ordinals"):
         FlashAttnPool.start(devices=devices, executor="mock")
 
 
 def test_one_executor_is_not_shared():
-    with pytest.raises(RequestError, match="^executor: got .*a function that makes one"):
+    with pytest.raises(RequestError, match=r"^executor: got .*a function that makes one"):
         FlashAttnPool.start(executor=scripted())
 
 
@@ -471,9 +491,9 @@ def test_running_actors_become_a_pool():
 
 def test_actors_of_a_pool_have_labels_of_their_own():
     with FlashAttnActor.start(executor="mock") as one, FlashAttnActor.start(executor="mock") as other:
-        with pytest.raises(RequestError, match="^actors: got the labels"):
+        with pytest.raises(RequestError, match=r"^actors: got the labels"):
             FlashAttnPool([one, other])
-        with pytest.raises(RequestError, match="^actors: got the labels"):
+        with pytest.raises(RequestError, match=r"^actors: got the labels"):
             FlashAttnPool([])
 
 

@@ -16,7 +16,7 @@ from flashactor.errors import RequestError
 @dataclass(eq=False)
 class FakeMember:
     props: FlashAttnProps
-    pending: int = 0
+    unanswered: int = 0
 
 
 def members(count):
@@ -60,15 +60,15 @@ def test_round_robin_from_threads_gives_equal_shares():
 def test_least_loaded_takes_the_one_with_the_fewest():
     route, three = LeastLoaded(), members(3)
     for member, load in zip(three, (5, 2, 9), strict=True):
-        member.pending = load
+        member.unanswered = load
     assert label_of(route, three) == "pool-1"
-    three[1].pending = 6
+    three[1].unanswered = 6
     assert label_of(route, three) == "pool-0"
 
 
 def test_least_loaded_rotates_ties():
     route, three = LeastLoaded(), members(3)
-    three[1].pending = 1
+    three[1].unanswered = 1
     assert [label_of(route, three) for _ in range(4)] == ["pool-0", "pool-2", "pool-0", "pool-2"]
 
 
@@ -78,12 +78,12 @@ def test_least_loaded_reads_each_load_once():
 
     class Restless(FakeMember):
         @property
-        def pending(self):
+        def unanswered(self):
             reads[self.props.label] += 1
             return reads[self.props.label]
 
-        @pending.setter
-        def pending(self, value):
+        @unanswered.setter
+        def unanswered(self, value):
             pass
 
     of = [Restless(FlashAttnProps(label=f"pool-{i}")) for i in range(3)]

@@ -39,6 +39,7 @@ ROWS = [
     (6, "flashactor.actor", {"pykka"}),
     (6, "flashactor.trace", {"filelock"}),
     (6, "flashactor.check", {"numpy", "ml_dtypes"}),
+    (7, "flashactor.pool", set()),
     (7, "flashactor.service", {"pykka"}),
     (7, "flashactor.telemetry.process_report", set()),
     (7, "flashactor.telemetry.monitor", set()),
