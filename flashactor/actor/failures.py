@@ -151,17 +151,15 @@ def in_flight_error(cause: BaseException, *, renewable: bool) -> FlashAttnError:
     return error
 
 
-def given_up_error(cause: BaseException, failures: int, within: float) -> FlashAttnError:
+def given_up_error(cause: BaseException, failures: int, within: float) -> ActorFailedError:
     """The answer to every message of an actor that its supervisor does not start again."""
-    if isinstance(cause, ContextPoisonedError):
-        return copy(cause)
     error = ActorFailedError(
         field="restart",
         got=f"failure {failures} within {within:g} s: {type(cause).__name__}: {cause}",
         expected=f"at most {failures - 1}, as the RestartPolicy says",
         remedy="mend the cause, and start another actor: this one was not launched",
     )
-    error.__cause__ = cause
+    error.__cause__ = cause.with_traceback(None)  # its frames would keep arrays as long as the actor
     return retry(error, True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from copy import copy
 from time import perf_counter
 from typing import Any
 
@@ -16,12 +15,13 @@ from flashactor.actor.failures import (
     forked_error,
     full_error,
     given_up_error,
+    own_copy,
     poisoned_answer,
     stopped_error,
     timeout_error,
 )
 from flashactor.actor.incarnation import Incarnation
-from flashactor.actor.ledger import Entry, Ledger
+from flashactor.actor.ledger import TAKEN, Entry, Ledger
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, Overflow
 from flashactor.actor.meter import ActorStats
@@ -107,6 +107,11 @@ class ActorHandle:
     def unanswered(self) -> int:
         """Number of messages that are not answered; cheaper than ``stats``."""
         return self._ledger.unanswered
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether ``stop`` has nothing to wait for: everything is answered and nothing runs."""
+        return self._ledger.is_idle or self._ended.is_set()
 
     @property
     def failure(self) -> FlashAttnError | None:
@@ -203,9 +208,9 @@ class ActorHandle:
             RequestError: the limit is no number of seconds.
         """
         seconds = None if timeout is None else max(to_seconds("timeout", timeout), 0.0)
-        if drain and not self._ledger.is_idle and not self._ended.is_set():
+        if drain and not self.is_idle:
             refuse_on_event_loop("stop()", "write `await actor.aclose()`, or stop(drain=False)")
-        self._begin_stop()
+        self.begin_stop()
         if would_deadlock(self._desk):
             if not drain:
                 self._abort()
@@ -219,11 +224,20 @@ class ActorHandle:
         if incarnation is not None:
             incarnation.join()
 
+    def begin_stop(self) -> None:
+        """Take no more messages, and end when the others are done; it does not wait. ``stop`` does."""
+        with self._lock:
+            first, self._stopping = not self._stopping, True
+            incarnation = self._incarnation
+        self._ledger.close(draining=True)
+        if first and incarnation is not None:
+            incarnation.stop()
+
     async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
         """``stop``, for coroutines."""
         import asyncio
 
-        self._begin_stop()
+        self.begin_stop()
         await asyncio.to_thread(self.stop, timeout, drain=drain)
 
     # What the supervisor calls.
@@ -232,11 +246,14 @@ class ActorHandle:
         """Count a failure: seconds until the restart, or None if the policy gives up."""
         return self._history.next_delay(perf_counter())
 
-    def begin(self, context: int) -> None:
-        """Start the next incarnation in a context of the device; raises what the executor's maker raises."""
-        with self._lock:
-            if self._ended.is_set() or self._failure is not None:
-                return
+    def begin(self, context: int) -> bool:
+        """Start the next incarnation in a context of the device, unless the actor has ended.
+
+        Raises:
+            BaseException: whatever the executor's maker raises.
+        """
+        if self._ended.is_set() or self._failure is not None:
+            return False
         executor = self._make_executor()
         with self._lock:
             self._generation += 1
@@ -252,7 +269,12 @@ class ActorHandle:
             )
             incarnation.stopping = self._stopping
         self._executor = executor
-        incarnation.start()
+        try:
+            incarnation.start()
+        except BaseException:  # the system has no more threads
+            executor.abandon()
+            raise
+        return True
 
     def fail(self, cause: BaseException) -> None:
         """Have the present incarnation fail."""
@@ -261,16 +283,13 @@ class ActorHandle:
             incarnation.fail(cause)
 
     def give_up(self, cause: BaseException) -> None:
-        """Answer everything with the cause, now and in future."""
+        """Its policy has given it up: answer everything with ActorFailedError, now and in future."""
         policy = self.props.restart
-        self._failure = given_up_error(cause, policy.max_restarts + 1, policy.within)
-        self._ledger.close()
-        self._ended.set()
-        self.fail(cause)
-        for ask in self._ledger.open_asks():
-            ask.fail(self._refusal())
-        self._supervisor.release(self)
-        self.on_end()
+        self._end_with(given_up_error(cause, policy.max_restarts + 1, policy.within), cause)
+
+    def lose(self, cause: ContextPoisonedError) -> None:
+        """The device's context is lost for good: answer everything with that, now and in future."""
+        self._end_with(cause, cause)
 
     def on_end(self) -> None:
         """The actor has ended; perhaps not for the first time."""
@@ -318,12 +337,12 @@ class ActorHandle:
         desk = self._desk
         if desk.observers:
             notify(desk.observers, "asked", ask)
-        entry = self._ledger.enter(ask, crowd=self.props.overflow is Overflow.WAIT)
+        entry = self._ledger.enter(ask)
         if refusal is not None:
             ask.fail(refusal)
         elif entry is Entry.CLOSED:
             ask.fail(self._refusal())
-        elif entry is Entry.FULL:
+        elif entry is Entry.FULL and self.props.overflow is Overflow.FAIL:
             ask.fail(full_error(self._ledger.size))
         elif timeout is not None and ask.timeout <= 0.0:
             ask.fail(timeout_error(ask.timeout, launched=False))
@@ -331,10 +350,11 @@ class ActorHandle:
             try:
                 if timeout is not None:
                     deadlines.add(ask.asked_at + ask.timeout, ask)
-                for other in ask.after:
-                    other.launched.add_done_callback(self._on_dependency)
-                    other.add_done_callback(self._on_dependency)
-                if entry is Entry.TAKEN or on_event_loop():
+                if after is not None:
+                    for other in ask.after:
+                        other.launched.add_done_callback(self._on_dependency)
+                        other.add_done_callback(self._on_dependency)
+                if entry is TAKEN or on_event_loop():
                     self._mailbox.put(ask)
                 else:
                     self._wait_for_room(ask)
@@ -360,7 +380,7 @@ class ActorHandle:
         self._mailbox.wake()
 
     def _refusal(self) -> BaseException:
-        return stopped_error() if self._failure is None else copy(self._failure)
+        return stopped_error() if self._failure is None else own_copy(self._failure)
 
     def _on_poison(self, ask: Ask, error: ContextPoisonedError) -> BaseException:
         incarnation = self._incarnation
@@ -384,20 +404,24 @@ class ActorHandle:
                 incarnation.executor.close()
             else:
                 incarnation.executor.abandon()
-        except Exception:
+        except BaseException:
             self._log.exception("executor.end_failed")
         if incarnation.cause is None:
             self._end()
-        elif not self._ended.is_set():
+        elif not self._ended.is_set() and self._failure is None:
             self._supervisor.failed(self, incarnation, incarnation.cause)
 
-    def _begin_stop(self) -> None:
-        with self._lock:
-            first, self._stopping = not self._stopping, True
-            incarnation = self._incarnation
-        self._ledger.close(draining=True)
-        if first and incarnation is not None:
-            incarnation.stop()
+    def _end_with(self, failure: FlashAttnError, cause: BaseException) -> None:
+        if self._ended.is_set():
+            return
+        self._failure = failure
+        self._ledger.close()
+        self.fail(cause)
+        for ask in self._ledger.open_asks():
+            ask.fail(self._refusal())
+        self._supervisor.release(self)
+        self._ended.set()
+        self.on_end()
 
     def _abort(self) -> None:
         """Answer everything now, and leave what runs to itself."""
@@ -411,6 +435,8 @@ class ActorHandle:
 
     def _end(self) -> None:
         self._supervisor.release(self)
+        self._stopping = True  # also where pykka's registry has stopped the thread
+        self._ledger.close()
         # A thread that was about to enter its message when the ledger closed has left it there.
         for ask in self._ledger.open_asks():
             ask.stop()

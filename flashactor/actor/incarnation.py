@@ -17,7 +17,7 @@ from flashactor.actor.deadlines import deadlines
 from flashactor.actor.failures import actor_failed, hung_error, in_flight_error
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.reply import DeferredWakes
-from flashactor.errors import FlashAttnError
+from flashactor.errors import ContextPoisonedError, FlashAttnError
 from flashactor.executors.base import Executor, Work
 from flashactor.telemetry.events import notify
 
@@ -83,6 +83,12 @@ class Incarnation:
             self.mailbox.wake()
             deadlines.add(perf_counter() + STUCK_SECONDS, self)
 
+    def take_back(self, ask: Ask, work: Work) -> None:
+        """Put a message into the mailbox again whose work the executor refused."""
+        with self._ending:  # of one that has ended, ``end`` answers it; and the mailbox has another reader
+            if not self.settled and ask.come_back(work):
+                self.mailbox.put_back(ask)
+
     def join(self) -> None:
         """Wait for the thread to go; not for long if it is stuck, and not on the thread itself."""
         thread = self.thread
@@ -113,7 +119,11 @@ class Inbox:
         self.incarnation: Incarnation
         self.wakes = DeferredWakes()
         self._control: deque[Any] = deque()
-        self.put = self._control.append
+
+    def put(self, message: Any) -> None:
+        """Take a message of pykka's: it, or who called its registry, wants the thread to end."""
+        self._control.append(message)
+        self.incarnation.mailbox.wake()
 
     def empty(self) -> bool:
         """Whether there are no messages of pykka's own: all others stay for the next incarnation."""
@@ -125,16 +135,17 @@ class Inbox:
         mailbox, ledger = incarnation.mailbox, incarnation.desk.ledger
         try:
             while not self._control:
-                wakes.flush()
                 if incarnation.cause is not None:
                     return END
                 ask = mailbox.next()
+                wakes.flush()
                 if ask is not None:
                     return ask
                 if incarnation.stopping and ledger.is_idle:
                     return END
-                wakes.flush()
                 mailbox.wait()
+        except _Left:
+            return END
         except BaseException as error:
             log.exception("mailbox.failed")
             incarnation.fail(error)
@@ -153,6 +164,10 @@ class _End:
 
 
 END = _End()
+
+
+class _Left(Exception):  # noqa: N818  # no error: a way out
+    """A thread was stuck, and another one reads the mailbox now: it must not touch it any more."""
 
 
 class DispatchActor(pykka.ThreadingActor):
@@ -182,6 +197,8 @@ class DispatchActor(pykka.ThreadingActor):
         self.actor_inbox.wakes.install()
         try:
             incarnation.mailbox.serve(self._executor, self._admit)
+        except _Left:
+            return
         except BaseException as error:
             log.exception("mailbox.failed")
             incarnation.fail(error)
@@ -215,13 +232,20 @@ class DispatchActor(pykka.ThreadingActor):
             work = ask.admit(self._executor, incarnation.generation)
             if work is not None and incarnation.record is not None:
                 incarnation.record(work)
-            return work is not None
+            admitted, refusal = work is not None, None
+        except ContextPoisonedError as error:
+            incarnation.fail(error)
+            admitted, refusal = True, None  # the next incarnation prepares it
         except FlashAttnError as error:
-            ask.fail(error)
+            admitted, refusal = False, error
         except BaseException as error:
             log.exception("executor.prepare_failed")
-            ask.fail(actor_failed(error))
-        return False
+            admitted, refusal = False, actor_failed(error)
+        if incarnation.settled:
+            raise _Left
+        if refusal is not None:
+            ask.fail(refusal)
+        return admitted
 
     def _launch(self, ask: Ask) -> None:
         work = ask.depart()
@@ -235,8 +259,7 @@ class DispatchActor(pykka.ThreadingActor):
         pending = ask.pending
         marker = self._executor.submit(work, ask.finish)
         if ask.bounced:
-            if ask.come_back(work) and not incarnation.settled:
-                incarnation.mailbox.put_back(ask)
+            incarnation.take_back(ask, work)
             return
         if pending is not None:
             pending.settle_launch(marker)
@@ -252,7 +275,7 @@ class _Watch:
 
     @property
     def settled(self) -> bool:
-        return not self._ask.desk.ledger.flies(self._ask)
+        return self._ask not in self._ask.desk.ledger.in_flight
 
     def expire(self) -> None:
         incarnation = self._incarnation

@@ -17,9 +17,11 @@ class Entry(Enum):
     """What an actor says to a message that comes."""
 
     TAKEN = "taken"
-    CROWDED = "crowded"
     FULL = "full"
     CLOSED = "closed"
+
+
+TAKEN = Entry.TAKEN
 
 
 class Ledger:
@@ -33,7 +35,7 @@ class Ledger:
         """
         Args:
             places: most messages that are launched and not done.
-            size: most messages that wait to be launched; more are CROWDED.
+            size: most messages that wait to be launched.
         """
         self.places = places
         self.size = size
@@ -41,24 +43,21 @@ class Ledger:
         self.on_change: Callable[[], None] = _nothing
         self._lock = threading.Lock()
         self._open: set[Ask] = set()
-        self._in_flight: set[Ask] = set()
+        # Those that are launched and not done; anybody may look how many there are.
+        self.in_flight: set[Ask] = set()
         self._meter = Meter()
         self._received = self._queued = 0
         self._closed = self._draining = False
 
-    def enter(self, ask: Ask, *, crowd: bool) -> Entry:
-        """Take a message in; if there is no room, only when it may crowd."""
+    def enter(self, ask: Ask) -> Entry:
+        """Count a message in, and say whether there is room. It is open until it is answered, in any case."""
         with self._lock:
             self._received += 1
-            entry = Entry.TAKEN
-            if self._queued >= self.size:
-                entry = Entry.CROWDED if crowd else Entry.FULL
-            if self._closed:
-                entry = Entry.CLOSED
-            # Those that are refused are open until they are answered, too: ``leave`` counts them.
             self._open.add(ask)
             self._queued += 1
-            return entry
+            if self._queued <= self.size and not self._closed:
+                return TAKEN
+            return Entry.CLOSED if self._closed else Entry.FULL
 
     def launch(self, ask: Ask) -> bool:
         """Give a message a place in flight; False if it was answered meanwhile."""
@@ -66,14 +65,14 @@ class Ledger:
             if ask.settled:
                 return False
             self._queued -= 1
-            self._in_flight.add(ask)
+            self.in_flight.add(ask)
             ask.launched = True
             return True
 
     def bounce(self, ask: Ask) -> bool:
         """Take a launch back that did not happen; False if the message was answered meanwhile."""
         with self._lock:
-            self._in_flight.discard(ask)
+            self.in_flight.discard(ask)
             ask.launched = False
             if ask.settled:
                 return False
@@ -82,7 +81,7 @@ class Ledger:
 
     def complete(self, ask: Ask, durations: tuple[float, ...]) -> bool:
         """The executor has done with a message, and has a result: True if it is still to be answered."""
-        in_flight = self._in_flight
+        in_flight = self.in_flight
         with self._lock:
             if ask not in in_flight:
                 return False
@@ -99,8 +98,8 @@ class Ledger:
     def land(self, ask: Ask) -> bool:
         """The executor has done with a message: its place is free. False if it was already."""
         with self._lock:
-            landed = ask in self._in_flight
-            self._in_flight.discard(ask)
+            landed = ask in self.in_flight
+            self.in_flight.discard(ask)
         if landed:
             self.on_change()
         return landed
@@ -121,20 +120,6 @@ class Ledger:
         return True
 
     @property
-    def has_place(self) -> bool:
-        """Whether one more message may be launched."""
-        return len(self._in_flight) < self.places
-
-    @property
-    def in_flight(self) -> int:
-        """Number of messages that are launched and not done."""
-        return len(self._in_flight)
-
-    def flies(self, ask: Ask) -> bool:
-        """Whether a message is launched and not done."""
-        return ask in self._in_flight
-
-    @property
     def unanswered(self) -> int:
         """Number of messages that are not answered."""
         return len(self._open)
@@ -142,7 +127,7 @@ class Ledger:
     @property
     def is_idle(self) -> bool:
         """Whether everything is answered and nothing runs."""
-        return not self._open and not self._in_flight
+        return not self._open and not self.in_flight
 
     def close(self, *, draining: bool = False) -> None:
         """Take nothing in any more; ``draining``: say when the last message has left."""
@@ -159,8 +144,8 @@ class Ledger:
     def clear_places(self) -> list[Ask]:
         """Free all places: their executor will not be heard any more. The messages that had one."""
         with self._lock:
-            found = list(self._in_flight)
-            self._in_flight.clear()
+            found = list(self.in_flight)
+            self.in_flight.clear()
         self.on_change()
         return found
 
@@ -175,7 +160,7 @@ class Ledger:
                 pending=len(self._open),
                 queued=self._queued,
                 waiting=waiting,
-                in_flight=len(self._in_flight),
+                in_flight=len(self.in_flight),
                 restarts=restarts,
                 generation=generation,
                 errors=dict(meter.errors),

@@ -32,6 +32,7 @@ class Mailbox:
         self._admitted: Lanes[Ask] = Lanes()
         self._waiting: Lanes[Ask] = Lanes()
         self._halted = False
+        self._taken: Ask | None = None  # the last that was given to ``admit``
         # Whether some messages have a priority or a caller: set by who puts one, before it does.
         self.in_lanes = False
         self._executor: Executor
@@ -60,6 +61,10 @@ class Mailbox:
             admit: prepares a message; False if it answered it instead.
         """
         self._executor, self._admit, self._halted = executor, admit, False
+        taken = self._taken
+        if taken is not None and not (taken.settled or taken.launched or taken in list(self._admitted)):
+            # The thread before this one was stuck preparing it, and was left.
+            self._admitted.push(taken, front=True)
         for ask in list(self._admitted):
             if not admit(ask):
                 self._admitted.discard(ask)
@@ -69,7 +74,7 @@ class Mailbox:
         if not (self._admitted or self._waiting or self.in_lanes):
             return self._next_arrival()
         self._take_in_burst()
-        if self._halted or not self._ledger.has_place:
+        if self._halted or len(self._ledger.in_flight) >= self._ledger.places:
             return None
         ask = self._admitted.pop(self._may_leave)
         if ask is None or self._waiting:
@@ -86,18 +91,20 @@ class Mailbox:
 
     def _next_arrival(self) -> Ask | None:
         """``next``, as long as nothing waits and all come from one caller: then no lanes are needed."""
-        arrivals = self._arrivals
-        while not (self._halted or arrivals.empty()) and self._ledger.has_place:
+        arrivals, ledger = self._arrivals, self._ledger
+        while len(ledger.in_flight) < ledger.places and not (self._halted or arrivals.empty()):
             ask = arrivals.get()
             if ask is None or ask.settled:
                 continue
-            ask.open_gate()
+            if ask.gate is not None:
+                ask.open_gate()
+            self._taken = ask
             if not self._admit(ask):
                 continue
-            if not self._may_leave(ask):
-                self._admitted.push(ask)
-                return None
-            return ask
+            if self._may_leave(ask):
+                return ask
+            self._admitted.push(ask)
+            return None
         if not arrivals.empty():
             self._take_in_burst()
         return None
@@ -142,6 +149,7 @@ class Mailbox:
 
     def _let_in(self, ask: Ask) -> None:
         ask.open_gate()
+        self._taken = ask
         if self._admit(ask):
             self._admitted.push(ask)
 
@@ -153,8 +161,8 @@ class Mailbox:
 
     def _may_leave(self, ask: Ask) -> bool:
         work = ask.work
-        if work is None:  # answered a moment ago: it need not wait for anything
-            return True
+        if work is None:  # answered a moment ago: it need not wait for anything; or else for another executor
+            return ask.settled
         return work.ready and (not ask.after or self._is_in_order(ask))
 
     def _is_in_order(self, ask: Ask) -> bool:

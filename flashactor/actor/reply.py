@@ -158,7 +158,9 @@ class PendingReply(Generic[T]):
             threads, wakers, callbacks = self._threads, self._wakers, self._callbacks
             launched, asked = self._launched, self._asked
             # A reply that is kept must not keep event loops, executors and the request.
-            self._threads = self._wakers = self._callbacks = self._asked = None
+            self._asked = None
+            if threads or wakers or callbacks:
+                self._threads = self._wakers = self._callbacks = None
         if launched is not None:
             launched.settle(None, error)
         if wakers is not None:

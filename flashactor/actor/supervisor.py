@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import pykka
 
 from flashactor.actor.incarnation import Incarnation
-from flashactor.errors import ContextPoisonedError, FlashAttnError
+from flashactor.errors import ContextPoisonedError
 from flashactor.telemetry.bound_log import bound_log
 
 
-class Child(Protocol):
-    """What is supervised: an actor with an address of its own."""
+class Restartable(Protocol):
+    """What can be started again."""
 
     @property
     def label(self) -> str:
@@ -24,30 +24,43 @@ class Child(Protocol):
     def next_delay(self) -> float | None:
         """Count a failure: seconds until the restart, or None if its policy gives it up."""
 
-    def begin(self, context: int) -> None:
-        """Start the next incarnation in a context of the device.
+    def begin(self, context: int) -> bool:
+        """Start it again in a context of the device; False if it has ended meanwhile.
 
         Raises:
-            Exception: it cannot be started.
+            BaseException: it cannot be started.
         """
+
+    def give_up(self, cause: BaseException) -> None:
+        """Its policy has given it up because of the cause: answer everything, now and in future."""
+
+
+class Child(Restartable, Protocol):
+    """What lives in the device's context: an actor with an address of its own."""
 
     def fail(self, cause: BaseException) -> None:
         """Have the present incarnation fail."""
 
-    def give_up(self, cause: BaseException) -> None:
-        """Answer everything with the cause, now and in future."""
+    def lose(self, cause: ContextPoisonedError) -> None:
+        """Nothing runs on the device any more in this process: answer everything, now and in future."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
     child: Child
-    incarnation: Incarnation | None
+    incarnation: Incarnation
+    cause: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class _Died:
+    child: Restartable
     cause: BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class _Restart:
-    child: Child
+    child: Restartable
 
 
 class Supervisor:
@@ -60,14 +73,16 @@ class Supervisor:
         failure: why nothing runs on the device any more in this process; None as long as something does.
     """
 
-    def __init__(self, name: str, on_escalation: Callable[[FlashAttnError], None] | None = None) -> None:
+    def __init__(
+        self, name: str, on_escalation: Callable[[ContextPoisonedError], None] | None = None
+    ) -> None:
         """
         Args:
             name: of the device, in logs.
             on_escalation: called with the error when the context is lost for good.
         """
         self.context = 1
-        self.failure: FlashAttnError | None = None
+        self.failure: ContextPoisonedError | None = None
         self._on_escalation = on_escalation
         self._log = bound_log("supervisor", device=name)
         self._lock = threading.Lock()
@@ -84,21 +99,24 @@ class Supervisor:
     def adopt(self, child: Child) -> None:
         """Supervise a child from now on."""
         with self._lock:
-            self._children[child] = None
+            failure = self.failure
+            if failure is None:
+                self._children[child] = None
+        if failure is not None:
+            child.lose(failure)
 
     def release(self, child: Child) -> None:
         """Supervise a child no more: it has stopped."""
         with self._lock:
             self._children.pop(child, None)
 
-    def failed(self, child: Child, incarnation: Incarnation | None, cause: BaseException) -> None:
-        """An incarnation has ended with a cause (None: could not even start); by any thread."""
-        with self._lock:
-            if self._stopped:
-                return
-            if self._ref is None:
-                self._ref = _SupervisorActor.start(self)
-            self._ref.tell(_Failed(child, incarnation, cause))
+    def failed(self, child: Child, incarnation: Incarnation, cause: BaseException) -> None:
+        """An incarnation has ended with a cause; by any thread."""
+        self._tell(_Failed(child, incarnation, cause))
+
+    def died(self, child: Restartable, cause: BaseException) -> None:
+        """Something has ended that does not live in the device's context; by any thread."""
+        self._tell(_Died(child, cause))
 
     def stop(self) -> None:
         """Restart nothing any more. Does not wait."""
@@ -111,22 +129,37 @@ class Supervisor:
         if ref is not None:
             ref.stop(block=False)
 
-    def _on_failed(self, message: _Failed) -> None:
-        child, cause = message.child, message.cause
-        self._log.warning("actor.failed", actor=child.label, error=repr(cause))
-        if isinstance(cause, ContextPoisonedError) and message.incarnation is not None:
-            if not message.incarnation.executor.renewable:
-                self._escalate(cause)
+    def _tell(self, message: _Failed | _Died) -> None:
+        with self._lock:
+            if self._stopped:
                 return
-            if message.incarnation.context == self.context:
-                self.context += 1
-                self._log.warning("context.lost", context=self.context)
-                for other in self.children():
-                    if other is not child:
-                        other.fail(cause)
+            if self._ref is None or not self._ref.is_alive():
+                self._ref = _SupervisorActor.start(self)
+            self._ref.tell(message)
+
+    def _on_died(self, message: _Died) -> None:
+        self._log.warning("actor.failed", actor=message.child.label, error=repr(message.cause))
+        self._schedule(message.child, message.cause)
+
+    def _on_failed(self, message: _Failed) -> None:
+        child, incarnation, cause = message.child, message.incarnation, message.cause
+        self._log.warning("actor.failed", actor=child.label, error=repr(cause))
+        if isinstance(cause, ContextPoisonedError):
+            if not incarnation.executor.renewable:
+                self._escalate(child, cause)
+                return
+            if incarnation.context < self.context:
+                # Its context was lost by another child, whose policy counts that.
+                self._on_restart(_Restart(child))
+                return
+            self.context += 1
+            self._log.warning("context.lost", context=self.context)
+            for other in self.children():
+                if other is not child:
+                    other.fail(cause)
         self._schedule(child, cause)
 
-    def _schedule(self, child: Child, cause: BaseException) -> None:
+    def _schedule(self, child: Restartable, cause: BaseException) -> None:
         delay = child.next_delay()
         if delay is None:
             self._log.error("actor.given_up", actor=child.label, error=repr(cause))
@@ -140,7 +173,7 @@ class Supervisor:
             self._timers.add(timer)
         timer.start()
 
-    def _tell_restart(self, child: Child) -> None:
+    def _tell_restart(self, child: Restartable) -> None:
         with self._lock:
             self._timers = {timer for timer in self._timers if timer.is_alive()}
             if self._ref is not None and not self._stopped:
@@ -149,20 +182,24 @@ class Supervisor:
     def _on_restart(self, message: _Restart) -> None:
         child = message.child
         try:
-            child.begin(self.context)
-        except Exception as error:
+            began = child.begin(self.context)
+        except BaseException as error:  # whatever comes out of the maker of executors ends that child only
             self._log.warning("actor.cannot_start", actor=child.label, error=repr(error))
             self._schedule(child, error)
         else:
-            self._log.warning("actor.restarted", actor=child.label, context=self.context)
+            if began:
+                self._log.warning("actor.restarted", actor=child.label, context=self.context)
 
-    def _escalate(self, cause: ContextPoisonedError) -> None:
-        if self.failure is not None:
+    def _escalate(self, child: Child, cause: ContextPoisonedError) -> None:
+        with self._lock:
+            first = self.failure is None
+            failure = self.failure = self.failure or cause
+        if not first:  # it was adopted just then, or noticed it as well
+            child.lose(failure)
             return
-        self.failure = cause
         self._log.critical("context.lost_for_good", error=str(cause))
-        for child in self.children():
-            child.give_up(cause)
+        for each in self.children():
+            each.lose(cause)
         if self._on_escalation is not None:
             try:
                 self._on_escalation(cause)
@@ -177,14 +214,19 @@ class _SupervisorActor(pykka.ThreadingActor):
 
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__()
+        self._log = supervisor._log
         self._handlers: dict[type, Callable[[Any], None]] = {
             _Failed: supervisor._on_failed,
+            _Died: supervisor._on_died,
             _Restart: supervisor._on_restart,
         }
 
     def on_receive(self, message: Any) -> None:
-        """Handle one message."""
-        self._handlers[type(message)](message)
+        """Handle one message. Others wait, so nothing that a child raises may end this thread."""
+        try:
+            self._handlers[type(message)](message)
+        except BaseException:
+            self._log.exception("supervision.failed")
 
 
 def forget(supervisors: Iterable[Supervisor]) -> None:
