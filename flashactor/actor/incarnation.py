@@ -143,7 +143,9 @@ class Inbox:
                     return ask
                 if incarnation.stopping and ledger.is_idle:
                     return END
-                mailbox.wait()
+                ask = mailbox.wait()
+                if ask is not None:
+                    return ask
         except _Left:
             return END
         except BaseException as error:

@@ -29,16 +29,19 @@ class Lanes(Generic[T]):
     The turn goes round among the lanes of a priority (Nagle, "On packet switches with infinite storage",
     RFC 970, section 4: one queue for each source, served in turn), so that nobody waits longer for having
     asked less. Not thread-safe.
+
+    Attributes:
+        length: number of items, as ``len`` without its price.
     """
 
     def __init__(self) -> None:
         # An ordered dictionary as a queue: what is cancelled leaves the middle of it at no cost.
         self._levels: dict[int, OrderedDict[Hashable, OrderedDict[T, None]]] = {}
         self._descending: list[int] = []
-        self._length = 0
+        self.length = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __iter__(self) -> Iterator[T]:
         for priority in self._descending:
@@ -57,7 +60,7 @@ class Lanes(Generic[T]):
         lane[item] = None
         if front:
             lane.move_to_end(item, last=False)
-        self._length += 1
+        self.length += 1
 
     def pop(self, may_leave: Callable[[T], bool]) -> T | None:
         """Take out the item whose turn it is: the first of a lane, if it may leave; else another lane's."""
@@ -85,7 +88,7 @@ class Lanes(Generic[T]):
         self, item: T, level: OrderedDict[Hashable, OrderedDict[T, None]], lane: OrderedDict[T, None]
     ) -> None:
         del lane[item]
-        self._length -= 1
+        self.length -= 1
         if lane:
             return
         del level[item.caller]

@@ -71,19 +71,26 @@ class Mailbox:
 
     def next(self) -> Ask | None:
         """The message to launch now; None if there is none."""
-        if not (self._admitted or self._waiting or self.in_lanes):
+        if not (self._admitted.length or self._waiting.length or self.in_lanes):
             return self._next_arrival()
         self._take_in_burst()
         if self._halted or len(self._ledger.in_flight) >= self._ledger.places:
             return None
         ask = self._admitted.pop(self._may_leave)
-        if ask is None or self._waiting:
+        if ask is None or self._waiting.length:
             self._look_outside(ask)
         return ask
 
-    def wait(self) -> None:
-        """Block until something has changed."""
-        self._take_in(self._arrivals.get())
+    def wait(self) -> Ask | None:
+        """Block until something has changed. If that is a message to launch at once: the message."""
+        ask = self._arrivals.get()
+        if ask is None:
+            return None
+        in_the_way = self._admitted.length or self._waiting.length or self.in_lanes or self._halted
+        if not in_the_way and len(self._ledger.in_flight) < self._ledger.places:
+            return self._pass_through(ask)
+        self._take_in(ask)
+        return None
 
     def put_back(self, ask: Ask) -> None:
         """Take in again what was handed out and not launched: it is the next of its caller."""
@@ -94,19 +101,25 @@ class Mailbox:
         arrivals, ledger = self._arrivals, self._ledger
         while len(ledger.in_flight) < ledger.places and not (self._halted or arrivals.empty()):
             ask = arrivals.get()
-            if ask is None or ask.settled:
-                continue
-            if ask.gate is not None:
-                ask.open_gate()
-            self._taken = ask
-            if not self._admit(ask):
-                continue
+            if ask is not None and self._pass_through(ask) is not None:
+                return ask
+            if self._admitted.length:
+                return None
+        if not arrivals.empty():
+            self._take_in_burst()
+        return None
+
+    def _pass_through(self, ask: Ask) -> Ask | None:
+        """Take a message in that nothing is in the way of: it, if it can be launched at once."""
+        if ask.settled:
+            return None
+        if ask.gate is not None:
+            ask.open_gate()
+        self._taken = ask
+        if self._admit(ask):
             if self._may_leave(ask):
                 return ask
             self._admitted.push(ask)
-            return None
-        if not arrivals.empty():
-            self._take_in_burst()
         return None
 
     def _look_outside(self, ask: Ask | None) -> None:
