@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from time import perf_counter
-from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from flashactor.actor.batch import PendingReplies
-from flashactor.actor.blocking import refuse_on_event_loop
+from flashactor.actor.closing import ActorGroup
 from flashactor.actor.failures import retry
-from flashactor.actor.handle import EXIT_SECONDS, After
+from flashactor.actor.handle import After
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
-from flashactor.actor.pool_stats import PoolStats, pool_stats
-from flashactor.actor.reply import AttentionReply, PendingReply, to_seconds
+from flashactor.actor.reply import AttentionReply, PendingReply
 from flashactor.actor.router import Route, RouteKey, RouteKind, make_route
 from flashactor.arrays import Device
-from flashactor.errors import ActorStoppedError, BlockingAskError, FlashAttnError, OperandError, RequestError
+from flashactor.errors import ActorStoppedError, FlashAttnError, OperandError, RequestError
 from flashactor.executors.base import Executor
 from flashactor.service import FlashAttnActor
 from flashactor.telemetry.bound_log import bound_log
@@ -35,7 +31,7 @@ class AskOptions(TypedDict, total=False):
     stream: object
 
 
-class FlashAttnPool:
+class FlashAttnPool(ActorGroup):
     """Actors of one kind behind one address, one message to one of them.
 
     The order of messages is that of each actor; between actors there is none. The sticky route therefore
@@ -182,58 +178,9 @@ class FlashAttnPool:
             return
         actor.tell(msg, **options)
 
-    def stats(self) -> PoolStats:
-        """What each actor did and has to do, and their sum."""
-        return pool_stats({actor.props.label: actor.stats() for actor in self.actors})
-
-    def stop(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
-        """Stop all actors at the same time; everything that was asked is answered when this returns.
-
-        Args:
-            timeout: seconds for all of them together; None: as long as it takes.
-            drain: as of FlashAttnActor.stop.
-
-        Raises:
-            BlockingAskError: called on the thread of a running event loop, with work to wait for.
-            RequestError: the limit is no number of seconds.
-        """
-        end = None if timeout is None else perf_counter() + to_seconds("timeout", timeout)
-        if drain and any(actor.unanswered for actor in self.actors):
-            refuse_on_event_loop("stop()", "write `await pool.aclose()`, or stop(drain=False)")
-        self._begin_stop()
-        for actor in self.actors:
-            actor.stop(None if end is None else max(end - perf_counter(), 0.0), drain=drain)
-
-    async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
-        """``stop``, for coroutines."""
-        self._begin_stop()
-        await asyncio.to_thread(self.stop, timeout, drain=drain)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop: after an error, or where waiting would stop an event loop, without doing what is left."""
-        try:
-            self.stop(drain=kind is None)
-        except BlockingAskError:
-            self.stop(drain=False)
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop: after an error without doing what is left."""
-        await self.aclose(drain=kind is None)
-
-    def _begin_stop(self) -> None:
-        for actor in self.actors:
-            actor.begin_stop()
+    def members(self) -> Sequence[FlashAttnActor]:
+        """The actors, also those that are down."""
+        return self.actors
 
     def _choose(self, msg: FlashAttnMsg, key: RouteKey | None) -> FlashAttnActor:
         candidates, where = self._able(msg)

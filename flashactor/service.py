@@ -7,16 +7,16 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Self, cast
 
 from flashactor.actor.census import ACTORS
+from flashactor.actor.closing import Closing
 from flashactor.actor.handle import ActorHandle
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
 from flashactor.actor.supervisor import Supervisor, forget
 from flashactor.dispatch import DispatchKey
-from flashactor.errors import BlockingAskError, RequestError
+from flashactor.errors import RequestError
 from flashactor.executors.base import Executor, Work
 from flashactor.executors.mock import MockExecutor
 from flashactor.executors.select import ExecutorOptions, make_executor
@@ -27,7 +27,7 @@ from flashactor.types import Completion
 ExecutorChoice = str | Executor | Callable[[], Executor] | None
 
 
-class FlashAttnActor(ActorHandle):
+class FlashAttnActor(ActorHandle, Closing):
     """A running attention service: messages in, replies out, in order.
 
     ``ask`` and ``tell`` may be called from any thread and from coroutines. Use it as a context manager
@@ -122,28 +122,6 @@ class FlashAttnActor(ActorHandle):
         """In a forked child: everything is answered."""
         forget([self._supervisor])
         super().forget()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop: after an error, or where waiting would stop an event loop, without doing what is left."""
-        try:
-            self.stop(drain=kind is None)
-        except BlockingAskError:
-            self.stop(drain=False)
-            raise
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop: after an error without doing what is left."""
-        await self.aclose(drain=kind is None)
 
 
 def live_actors() -> list[FlashAttnActor]:

@@ -1,4 +1,4 @@
-"""What the actors of a pool did, each and together."""
+"""What the actors of a pool or of a device did, each and together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flashactor.actor.meter import ActorStats, Histogram
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """What the actors of a pool did and have to do.
+    """What the actors of a pool, or of a device, did and have to do.
 
     Attributes:
         actors: of each, by label.
@@ -41,7 +41,7 @@ def total_of(stats_of_actors: Iterable[ActorStats]) -> ActorStats:
         waiting=sum(stats.waiting for stats in every),
         in_flight=sum(stats.in_flight for stats in every),
         restarts=sum(stats.restarts for stats in every),
-        generation=max(stats.generation for stats in every),
+        generation=max((stats.generation for stats in every), default=1),
         errors=_errors(every),
         phases={
             name: _sum_of([stats.phases[name] for stats in every if name in stats.phases]) for name in names
