@@ -97,9 +97,18 @@ def forward_kernel(
 def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
     """How a request is cut; it depends on nothing that only the device knows.
 
+    The choice of kernels, the workspace and the launches all ask for it, so the request keeps it.
+
     Raises:
         MissingOperandsError: a bare cell.
     """
+    shape: ForwardShape | None = request.memo.get((forward_shape, arch))
+    if shape is None:
+        shape = request.memo[forward_shape, arch] = _forward_shape(request, arch)
+    return shape
+
+
+def _forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
     extent = extent_of(request)
     ratio = extent.heads_q // extent.heads_kv
     # Dropout's random words belong to an m16 tile of queries of one head.

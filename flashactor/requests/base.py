@@ -184,6 +184,12 @@ class AttentionRequest:
         """The kernel's name on an architecture; raises as ``resolve``."""
         return self.resolve(arch)[1]
 
+    @property
+    def memo(self) -> dict[Any, Any]:
+        """What pure functions of this frozen request keep with it, by a key of theirs; equality ignores it."""
+        found: dict[Any, Any] = self.__dict__.setdefault("_memo", {})
+        return found
+
     def arrays(self) -> dict[str, ArrayView]:
         """Every array of the request by its argument's name, absent ones left out; {} for a bare cell."""
         found: dict[str, ArrayView] = {}
