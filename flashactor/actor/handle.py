@@ -30,6 +30,7 @@ from flashactor.actor.restarts import RestartHistory
 from flashactor.actor.supervisor import Supervisor
 from flashactor.errors import BlockingAskError, ContextPoisonedError, FlashAttnError, RequestError
 from flashactor.executors.base import Executor, Work
+from flashactor.requests import AttentionRequest
 from flashactor.streams import stream_address
 from flashactor.telemetry.bound_log import bound_log
 from flashactor.telemetry.events import notify
@@ -181,11 +182,28 @@ class ActorHandle:
         Args:
             timeout, priority, caller, after, stream: as in ``ask``, for each of them.
             return_errors: put errors into the list, rather than raise the first one.
+
+        Raises:
+            RequestError: these are no messages. What their iterator raises comes out too; what was sent
+                before is cancelled then.
         """
-        replies = [
-            self.ask(msg, timeout=timeout, priority=priority, caller=caller, after=after, stream=stream)
-            for msg in msgs
-        ]
+        try:
+            messages = iter(msgs)
+        except TypeError:
+            raise _option_error("msgs", type(msgs).__name__, "messages, such as a list of them") from None
+        if not isinstance(after, PendingReply) and isinstance(after, Iterable):
+            after = tuple(after)  # it may be an iterator, and each message needs all of it
+        replies: list[PendingReply[AttentionReply]] = []
+        try:
+            for msg in messages:
+                replies.append(
+                    self.ask(
+                        msg, timeout=timeout, priority=priority, caller=caller, after=after, stream=stream
+                    )
+                )
+        except BaseException:  # of the messages' source, or KeyboardInterrupt: nobody will have the replies
+            PendingReplies(replies).cancel()
+            raise
         return PendingReplies(replies, return_errors=return_errors)
 
     def stats(self) -> ActorStats:
@@ -320,6 +338,8 @@ class ActorHandle:
             if not isinstance(msg, FlashAttnMsg):
                 raise _option_error("msg", type(msg).__name__, "a FlashAttnMsg")
             ask.request = msg.request
+            if not isinstance(ask.request, AttentionRequest):
+                raise _option_error("msg.request", type(ask.request).__name__, "an attention request")
             if timeout is not None:
                 ask.timeout = to_seconds("timeout", timeout)
             if priority != 0 or type(priority) is not int:
@@ -334,6 +354,9 @@ class ActorHandle:
                 ask.stream = stream_address(stream)
         except FlashAttnError as error:
             refusal = error
+        except Exception as error:  # of the caller's own objects
+            refusal = _option_error("ask", f"{type(error).__name__}: {error}", "options that can be read")
+            refusal.__cause__ = error
         desk = self._desk
         if desk.observers:
             notify(desk.observers, "asked", ask)
