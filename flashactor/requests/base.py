@@ -186,7 +186,7 @@ class AttentionRequest:
 
     @property
     def memo(self) -> dict[Any, Any]:
-        """What pure functions of this frozen request keep with it, by a key of theirs; equality ignores it."""
+        """What pure functions of this frozen request keep with it, by a key of theirs; no part of ``==``."""
         found: dict[Any, Any] = self.__dict__.setdefault("_memo", {})
         return found
 
