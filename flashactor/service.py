@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Self, cast
 
 from flashactor.actor.census import ACTORS
@@ -14,6 +15,7 @@ from flashactor.actor.closing import Closing
 from flashactor.actor.handle import ActorHandle
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
+from flashactor.actor.supervised_kernels import SupervisedKernels
 from flashactor.actor.supervisor import Supervisor, forget
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
@@ -133,7 +135,7 @@ def _maker(chosen: ExecutorChoice, props: FlashAttnProps, settings: Settings) ->
     """A function that makes an actor's executors: the same again where the caller has but one."""
     if isinstance(chosen, str):
         name = chosen
-        options = ExecutorOptions(settings, nvrtc_actor, props.device, Completion(props.completion))
+        options = ExecutorOptions(settings, kernel_source, props.device, Completion(props.completion))
         return lambda: make_executor(name, options)
     if isinstance(chosen, Executor):
         executor = chosen
@@ -163,11 +165,15 @@ def _serve_endpoints(settings: Settings) -> None:
         monitor.serve_once(settings)
 
 
-def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
-    """The process's compile actor for the cache that the settings describe (default: the environment's).
+def kernel_source(settings: Settings | None = None) -> SupervisedKernels:
+    """Where all actors of the process get kernels of the cache that the settings describe (default: the
+    environment's), so that a kernel that several of them want is compiled once.
 
-    All actors of a process share it, so that a kernel that several of them want is compiled once. It lives as
-    long as the process; start an ``NvrtcActor`` of your own for one that stops.
+    The compile actor behind it lives as long as the process; start an ``NvrtcActor`` of your own for one that
+    stops.
+
+    Raises:
+        CachePermissionError: the cache's folder is none, or others may write it.
     """
     chosen = replace(
         settings or Settings.from_environment(),
@@ -177,34 +183,40 @@ def nvrtc_actor(settings: Settings | None = None) -> NvrtcActor:
         metrics_port=None,
         monitor=False,
     )
-    with _nvrtc_lock:
-        actor = _nvrtc_actors.get(chosen)
-        if actor is None or not actor.is_alive:
-            from flashactor.cache import CubinCache
-
-            if actor is not None:
-                _ended_nvrtc_actors.append(actor)
-            actor = _nvrtc_actors[chosen] = NvrtcActor(CubinCache.from_settings(chosen))
-        return actor
+    with _kernel_sources_lock:
+        source = _kernel_sources.get(chosen)
+        if source is None:
+            source = SupervisedKernels(partial(_start_nvrtc_actor, chosen), _compile_supervisor)
+            _kernel_sources[chosen] = source
+        return source
 
 
 def nvrtc_actors() -> list[NvrtcActor]:
-    """The compile actors that ``nvrtc_actor`` made, also those that have ended: what they counted counts."""
-    with _nvrtc_lock:
-        return [*_nvrtc_actors.values(), *_ended_nvrtc_actors]
+    """The process's own compile actors, also those that have ended: what they counted counts."""
+    return list(_nvrtc_actors)
 
 
-_nvrtc_actors: dict[Settings, NvrtcActor] = {}
-_ended_nvrtc_actors: list[NvrtcActor] = []
-_nvrtc_lock = threading.Lock()
+def _start_nvrtc_actor(settings: Settings) -> NvrtcActor:
+    from flashactor.cache import CubinCache
+
+    actor = NvrtcActor(CubinCache.from_settings(settings))
+    _nvrtc_actors.append(actor)
+    return actor
+
+
+_kernel_sources: dict[Settings, SupervisedKernels] = {}
+_kernel_sources_lock = threading.Lock()
+_nvrtc_actors: list[NvrtcActor] = []
+_compile_supervisor = Supervisor("compiler")
 
 
 def _forget_actors() -> None:
     """In a forked child, which has none of the parent's threads."""
-    global _nvrtc_lock
-    _nvrtc_lock = threading.Lock()
+    global _kernel_sources_lock, _compile_supervisor
+    _kernel_sources_lock = threading.Lock()
+    _kernel_sources.clear()
     _nvrtc_actors.clear()
-    _ended_nvrtc_actors.clear()
+    _compile_supervisor = Supervisor("compiler")
     for actor in cast(list[FlashAttnActor], ACTORS.forget()):
         actor.forget()
 

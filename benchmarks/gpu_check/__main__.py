@@ -123,9 +123,9 @@ def run(console: Console, specs: Sequence[KernelSpec], *, quick: bool, command: 
 
 def _compile(bar: Progress, specs: Sequence[KernelSpec]) -> None:
     """Have kernels compiled, several at a time, before the first request waits for one."""
-    from flashactor.service import nvrtc_actor
+    from flashactor.service import kernel_source
 
-    pending = [nvrtc_actor().ask(spec) for spec in specs]
+    pending = [kernel_source().ask(spec) for spec in specs]
     for each in bar.track(pending, description="compiling"):
         with suppress(FlashAttnError):  # the cases of such a kernel fail with it
             each.result()
@@ -135,9 +135,9 @@ def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tupl
     """The CUDA graph and the measurements: launches of plans on PyTorch's streams."""
     from benchmarks.gpu_check import graph, speed, timing
     from flashactor.executors.cuda_driver import CudaDriver
-    from flashactor.service import nvrtc_actor
+    from flashactor.service import kernel_source
 
-    driver, kernels, repeats = CudaDriver(0), nvrtc_actor(), 10 if quick else 30
+    driver, kernels, repeats = CudaDriver(0), kernel_source(), 10 if quick else 30
     directions = [
         each for each in speed.Pass if each is not speed.Pass.FP8_FORWARD or fp8_forward_specs(driver.arch)
     ]

@@ -96,6 +96,11 @@ class NvrtcActor:
         """Whether asks are still taken; a forked child has none of its parent's threads."""
         return self._ref.is_alive() and self._process == os.getpid()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why its thread ended by itself; None if it runs, or was stopped on purpose."""
+        return self._board.failure
+
     def ask(self, spec: KernelSpec) -> PendingReply[CachedKernel]:
         """Ask for a kernel. ``await`` the result in a coroutine, or call ``.result(timeout)`` in a thread.
 
@@ -175,6 +180,7 @@ class _Board:
 
     stats: NvrtcStats = field(default_factory=NvrtcStats)
     thread: int | None = None
+    failure: BaseException | None = None
 
     def count(self, **numbers: int) -> None:
         """Add to counts."""
@@ -217,8 +223,16 @@ class _CompileActor(pykka.ThreadingActor):
         self._board.thread = threading.get_ident()
 
     def on_receive(self, message: Any) -> None:
-        """Handle one message; none of them can fail the actor."""
-        self._handlers[type(message)](message)
+        """Handle one message. What fails here (there are no more threads) ends this actor, and no other: pykka
+        would stop all of a process for a SystemExit."""
+        try:
+            self._handlers[type(message)](message)
+        except BaseException as error:
+            log.exception("compiler.failed")
+            self._board.failure = error
+            if isinstance(message, _Ask):
+                message.pending.settle(None, _stopped())
+            self.stop()
 
     def on_stop(self) -> None:
         """Answer whoever is left, also in the mailbox."""

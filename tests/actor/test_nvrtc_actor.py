@@ -248,15 +248,15 @@ def test_workers_must_be_positive(cache, workers):
         NvrtcActor(cache, workers)
 
 
-def test_a_process_shares_one_actor_for_each_cache(tmp_path):
+def test_a_process_shares_one_source_of_kernels_for_each_cache(tmp_path):
     one, other = Settings(tmp_path / "a"), Settings(tmp_path / "b")
-    actor = service.nvrtc_actor(one)
-    assert service.nvrtc_actor(Settings(tmp_path / "a", executor="mock", log_level="debug")) is actor
-    assert service.nvrtc_actor(other) is not actor
-    actor.stop(PATIENCE)
-    assert service.nvrtc_actor(one) is not actor
-    for settings in (one, other):
-        service.nvrtc_actor(settings).stop(PATIENCE)
+    source = service.kernel_source(one)
+    assert service.kernel_source(Settings(tmp_path / "a", executor="mock", log_level="debug")) is source
+    assert service.kernel_source(other) is not source
+    actors = [source.actor, service.kernel_source(other).actor]
+    assert service.nvrtc_actors()[-2:] == actors
+    for actor in actors:
+        actor.stop(PATIENCE)
 
 
 EXIT_WITH_A_QUEUE = """
@@ -291,10 +291,10 @@ from pathlib import Path
 from flashactor import service
 from flashactor.settings import Settings
 settings = Settings(Path(sys.argv[1]))
-parent = service.nvrtc_actor(settings)
+parent = service.kernel_source(settings).actor
 child = os.fork()
 if child == 0:
-    mine = service.nvrtc_actor(settings)
+    mine = service.kernel_source(settings).actor
     assert mine is not parent
     mine.stop(10)
     os._exit(0)

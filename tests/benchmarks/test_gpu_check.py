@@ -98,7 +98,7 @@ def host_device(monkeypatch):
 
     monkeypatch.setitem(select.EXECUTORS, "cuda", lambda options: ReferenceExecutor(ARCH))
     monkeypatch.setattr(gpu_check, "device_arch", lambda: ARCH)
-    monkeypatch.setattr(service, "nvrtc_actor", Kernels)
+    monkeypatch.setattr(service, "kernel_source", Kernels)
     monkeypatch.setattr(libraries, "device_library", lambda: TorchArrays("cpu"))
     monkeypatch.setattr(machine, "this_machine", lambda: MACHINE)
     monkeypatch.setattr(agreement, "emulate", emulate)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from flashactor import DType, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, FlashAttnProps, SmArch
 from flashactor.actor.census import Census
 from flashactor.errors import DeviceUnavailableError, MockModeError, RequestError
-from flashactor.service import live_actors, nvrtc_actor
+from flashactor.service import kernel_source, live_actors
 from flashactor.settings import Settings
 from flashactor.telemetry import endpoints, metrics
 
@@ -119,7 +119,7 @@ def test_caches_and_compilers_are_counted(tmp_path, monkeypatch):
     before = samples(metrics.ActorCollector())
     spec = next(spec for spec in all_specs(SmArch.SM80) if "combine" in spec.label)
     for _ in range(3):
-        nvrtc_actor().ask(spec).result(60.0)
+        kernel_source().ask(spec).result(60.0)
     after = samples(metrics.ActorCollector())
     grown = {name: after[name] - before[name] for name in after if name[0].startswith("flashactor_c")}
     assert {name: count for name, count in grown.items() if count} == {
