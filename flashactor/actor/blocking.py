@@ -41,9 +41,16 @@ def serving(server: Server | None) -> Iterator[None]:
         _thread.server = before
 
 
+def serve_all() -> None:
+    """The calling thread does work for many actors from now on: it must wait for none of them."""
+    _thread.serves_all = True
+
+
 def would_deadlock(server: Server | None) -> bool:
     """Whether the calling thread must not wait for an actor: it is the actor's own, or the actor, or one that
     that one waits for, waits for the actor that this thread serves."""
+    if getattr(_thread, "serves_all", False):
+        return True
     mine = getattr(_thread, "server", None)
     if mine is None:
         return False

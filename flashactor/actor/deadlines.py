@@ -10,6 +10,8 @@ import threading
 from time import perf_counter
 from typing import Protocol
 
+from flashactor.actor.blocking import serve_all
+
 log = logging.getLogger("flashactor.actor")
 
 LEAST_SWEEP = 1024
@@ -56,6 +58,7 @@ class Deadlines:
                 self._changed.notify()
 
     def _run(self) -> None:
+        serve_all()
         while True:
             with self._changed:
                 while not (wait := self._next()) <= 0.0:

@@ -450,11 +450,13 @@ class ActorHandle:
         """Answer everything now, and leave what runs to itself."""
         for ask in self._ledger.open_asks():
             ask.stop()
-        self._ledger.clear_places()
         incarnation, running = self._incarnation, not self._ended.is_set()
         self._end()
+        # Before the places are free: an idle actor that is to stop closes its executor, which waits for
+        # what runs; one that failed abandons it.
         if incarnation is not None and running:
             incarnation.fail(stopped_error())
+        self._ledger.clear_places()
 
     def _end(self) -> None:
         self._supervisor.release(self)

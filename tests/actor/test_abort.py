@@ -1,0 +1,49 @@
+"""A stop that does not wait: what runs is left to itself."""
+
+import threading
+
+from actor_tools import PATIENCE, Kernels, message
+
+from flashactor import FlashAttnActor, FlashAttnProps
+from flashactor.actor.supervisor import Supervisor
+
+
+class Ending(Kernels):
+    """Notes how it is ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends, self.ended = [], threading.Event()
+
+    def close(self):
+        self.ends.append("closed")
+        self.ended.set()
+
+    def abandon(self):
+        self.ends.append("abandoned")
+        self.ended.set()
+
+
+class SlowSupervisor(Supervisor):
+    """Lets an actor go only when its executor has ended, or after a while."""
+
+    def __init__(self, executor):
+        super().__init__("device")
+        self._executor = executor
+
+    def release(self, child):
+        self._executor.ended.wait(0.2)
+        super().release(child)
+
+
+def test_an_executor_with_a_kernel_in_flight_is_abandoned_and_not_closed():
+    executor = Ending()
+    actor = FlashAttnActor.start(FlashAttnProps(), executor, supervisor=SlowSupervisor(executor))
+    pending = actor.ask(message(0))
+    executor.wait_launched()
+    actor.stop(drain=False)
+    assert pending.done
+    assert executor.ended.wait(PATIENCE)
+    assert executor.ends == ["abandoned"]
+    executor.open()  # nobody hears it
+    assert actor.stats().completed == 0
