@@ -11,6 +11,7 @@ from flashactor.actor.nvrtc_actor import NvrtcActor, NvrtcStats
 from flashactor.actor.pool_stats import PoolStats
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.actor.restarts import RestartPolicy
+from flashactor.device import DeviceActor
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
 from flashactor.kernels.plan import workspace_size
@@ -46,6 +47,7 @@ __all__ = [
     "ChunkedPrefillRequest",
     "CumulativeSeqlens",
     "DType",
+    "DeviceActor",
     "Direction",
     "DispatchKey",
     "DispatchTable",

@@ -223,8 +223,10 @@ class _CompileActor(pykka.ThreadingActor):
         self._board.thread = threading.get_ident()
 
     def on_receive(self, message: Any) -> None:
-        """Handle one message. What fails here (there are no more threads) ends this actor, and no other: pykka
-        would stop all of a process for a SystemExit."""
+        """Handle one message.
+
+        What fails here (there are no more threads) ends this actor; pykka would stop all for a SystemExit.
+        """
         try:
             self._handlers[type(message)](message)
         except BaseException as error:

@@ -89,7 +89,7 @@ class Supervisor:
         self._children: dict[Child, None] = {}
         self._ref: pykka.ActorRef[_SupervisorActor] | None = None
         self._timers: set[threading.Timer] = set()
-        self._stopped = False
+        self._stopping = self._ended = False
 
     def children(self) -> list[Child]:
         """Those that are supervised, oldest first."""
@@ -109,6 +109,9 @@ class Supervisor:
         """Supervise a child no more: it has stopped."""
         with self._lock:
             self._children.pop(child, None)
+            over = self._stopping and not self._children
+        if over:
+            self._end()
 
     def failed(self, child: Child, incarnation: Incarnation, cause: BaseException) -> None:
         """An incarnation has ended with a cause; by any thread."""
@@ -119,9 +122,16 @@ class Supervisor:
         self._tell(_Died(child, cause))
 
     def stop(self) -> None:
-        """Restart nothing any more. Does not wait."""
+        """Supervise nothing any more once the last child has left. Does not wait."""
         with self._lock:
-            self._stopped = True
+            self._stopping = True
+            over = not self._children
+        if over:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
             timers, self._timers = self._timers, set()
             ref, self._ref = self._ref, None
         for timer in timers:
@@ -131,7 +141,7 @@ class Supervisor:
 
     def _tell(self, message: _Failed | _Died) -> None:
         with self._lock:
-            if self._stopped:
+            if self._ended:
                 return
             if self._ref is None or not self._ref.is_alive():
                 self._ref = _SupervisorActor.start(self)
@@ -168,7 +178,7 @@ class Supervisor:
         timer = threading.Timer(delay, self._tell_restart, [child])
         timer.daemon = True
         with self._lock:
-            if self._stopped:
+            if self._ended:
                 return
             self._timers.add(timer)
         timer.start()
@@ -176,7 +186,7 @@ class Supervisor:
     def _tell_restart(self, child: Restartable) -> None:
         with self._lock:
             self._timers = {timer for timer in self._timers if timer.is_alive()}
-            if self._ref is not None and not self._stopped:
+            if self._ref is not None and not self._ended:
                 self._ref.tell(_Restart(child))
 
     def _on_restart(self, message: _Restart) -> None:
@@ -233,4 +243,4 @@ def forget(supervisors: Iterable[Supervisor]) -> None:
     """In a forked child: there are no threads to supervise."""
     for supervisor in supervisors:
         supervisor._lock = threading.Lock()
-        supervisor._stopped = True
+        supervisor._ended = True

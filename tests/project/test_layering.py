@@ -41,6 +41,7 @@ ROWS = [
     (6, "flashactor.check", {"numpy", "ml_dtypes"}),
     (7, "flashactor.pool", set()),
     (7, "flashactor.service", {"pykka"}),
+    (7, "flashactor.device", set()),
     (7, "flashactor.telemetry.process_report", set()),
     (7, "flashactor.telemetry.monitor", set()),
     (7, "flashactor.telemetry.metrics", {"prometheus_client"}),
