@@ -173,10 +173,12 @@ class Mailbox:
             self.wake()
 
     def _may_leave(self, ask: Ask) -> bool:
+        if ask.after and not self._is_in_order(ask):
+            return False
         work = ask.work
         if work is None:  # answered a moment ago: it need not wait for anything; or else for another executor
             return ask.settled
-        return work.ready and (not ask.after or self._is_in_order(ask))
+        return work.ready
 
     def _is_in_order(self, ask: Ask) -> bool:
         """Whether what a message has to run after is launched; else, without a device, whether it is done."""

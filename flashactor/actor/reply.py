@@ -134,7 +134,7 @@ class PendingReply(Generic[T]):
         """
         with self._lock:
             if self._launched is None:
-                self._launched = PendingReply()
+                self._launched = PendingReply(None if self._asked is None else _LaunchAsked(self._asked))
                 if self._settled:
                     self._launched.settle(None, self._error)
             return self._launched
@@ -177,8 +177,13 @@ class PendingReply(Generic[T]):
 
     def settle_launch(self, marker: Marker | None) -> None:
         """Say that the work is launched."""
-        if self._launched is not None or marker is not None:
-            self.launched.settle(marker)
+        if self._settled and marker is None:
+            return  # so is ``launched``, or will be when somebody asks for it
+        with self._lock:
+            if self._launched is None:
+                self._launched = _LAUNCHED if marker is None else PendingReply()
+            launched = self._launched
+        launched.settle(marker)
 
     def add_done_callback(self, callback: Callable[[PendingReply[T]], None]) -> None:
         """Have a function called with this once it is settled: by the thread that settles, or here if it is.
@@ -297,6 +302,21 @@ class PendingReply(Generic[T]):
         if self._error is not None:
             raise self._error
         return cast(T, self._reply)
+
+
+class _LaunchAsked:
+    """The request behind ``launched``: who waits no more for the launch may still want the result."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.server = asked.server
+
+    def cancel(self) -> bool:
+        return False
+
+
+_LAUNCHED: PendingReply[Marker | None] = PendingReply()
+"""What all work that was launched without a device has in common."""
+_LAUNCHED.settle(None)
 
 
 class _LoopWaker:

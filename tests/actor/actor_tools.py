@@ -117,6 +117,11 @@ class Compiling(Work):
         self._not_ready[self._number].append(callback)
 
 
+async def reply_to(pending):
+    """What a task is made of."""
+    return await pending
+
+
 class InThread:
     """Runs a function in a thread of its own."""
 

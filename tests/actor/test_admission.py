@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from actor_tools import PATIENCE, InThread, Kernels, message, run_script, wait_until
+from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, run_script, wait_until
 
 from flashactor import FlashAttnProps
 from flashactor.actor.messages import Overflow
@@ -100,7 +100,7 @@ def test_a_coroutine_goes_on_and_its_message_waits_outside(start):
         assert (stats.in_flight, stats.queued, stats.pending) == (1, 19, 20)
         assert kernels.prepared == [0, 1]
         kernels.open()
-        return [reply.out for reply in await asyncio.gather(*map(_reply, pendings))]
+        return [reply.out for reply in await asyncio.gather(*map(reply_to, pendings))]
 
     assert asyncio.run(main()) == list(range(20))
     assert kernels.launched == list(range(20))
@@ -117,7 +117,7 @@ def test_what_waits_outside_comes_in_by_priority(start):
         pendings += [actor.ask(message(number), priority=number) for number in (2, 3)]
         await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 2)
         kernels.open()
-        await asyncio.gather(*map(_reply, pendings))
+        await asyncio.gather(*map(reply_to, pendings))
 
     asyncio.run(main())
     assert kernels.launched == [0, 1, 3, 2]
@@ -260,7 +260,7 @@ def test_a_late_caller_comes_into_a_full_mailbox_before_the_rest_of_a_flood(star
         late = actor.ask(message(1000), caller="late")
         await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 996)
         kernels.open()
-        await asyncio.gather(*map(_reply, [*flood, late]))
+        await asyncio.gather(*map(reply_to, [*flood, late]))
 
     asyncio.run(main())
     # The one in flight, the four that were in, one of the flood, and the turn is the late one's.
@@ -320,7 +320,3 @@ def test_a_refused_request_takes_no_place(start):
         with pytest.raises(RequestError, match="this one"):
             actor.ask(message(number)).result(PATIENCE)
     assert actor.stats().in_flight == 0
-
-
-async def _reply(pending):
-    return await pending

@@ -6,7 +6,7 @@ import threading
 import weakref
 
 import pytest
-from actor_tools import PATIENCE, InThread, Kernels, message, wait_until
+from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, wait_until
 from fake_cuda import DeviceArray, FakeDriver, FakeKernels, request
 
 from flashactor import FlashAttnActor, FlashAttnMsg
@@ -100,7 +100,7 @@ def test_a_kernel_that_goes_on_keeps_its_arrays(how):
 
 
 async def _abandon(actor, msg, driver):
-    task = asyncio.create_task(_reply(actor.ask(msg)))
+    task = asyncio.create_task(reply_to(actor.ask(msg)))
     await asyncio.to_thread(driver.event, 0)
     task.cancel()
     await asyncio.wait([task])
@@ -226,7 +226,7 @@ def test_a_cancelled_task_cancels_what_it_awaits(start):
 
     async def main():
         pending = actor.ask(message(1))
-        task = asyncio.create_task(_reply(pending))
+        task = asyncio.create_task(reply_to(pending))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -244,7 +244,7 @@ def test_wait_for_cancels_what_it_gives_up(start):
 
     async def main():
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_reply(actor.ask(message(1))), 0.02)
+            await asyncio.wait_for(reply_to(actor.ask(message(1))), 0.02)
 
     asyncio.run(main())
     assert actor.stats().errors == {"AskCancelledError": 1}
@@ -258,7 +258,7 @@ def test_a_gather_that_is_cancelled_cancels_them_all(start):
 
     async def main():
         pendings = [actor.ask(message(number)) for number in range(1, 20)]
-        gathered = asyncio.gather(*map(_reply, pendings))
+        gathered = asyncio.gather(*map(reply_to, pendings))
         await asyncio.sleep(0)
         gathered.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -275,7 +275,7 @@ def test_a_task_group_cancels_the_rest_when_one_fails(start):
     async def main():
         async with asyncio.TaskGroup() as tasks:
             for number in range(3):
-                tasks.create_task(_reply(actor.ask(message(number))))
+                tasks.create_task(reply_to(actor.ask(message(number))))
             await asyncio.to_thread(kernels.wait_launched, 3)
             kernels.fail(1, AskTimeoutError("kernel", "a failure", "a result", "ask again"))
 
@@ -292,9 +292,9 @@ def test_what_somebody_else_waits_for_is_not_cancelled(start, other):
 
     async def main():
         pending = actor.ask(message(0))
-        task = asyncio.create_task(_reply(pending))
+        task = asyncio.create_task(reply_to(pending))
         if other == "coroutine":
-            stays = asyncio.create_task(_reply(pending))
+            stays = asyncio.create_task(reply_to(pending))
         elif other == "thread":
             stays = asyncio.create_task(asyncio.to_thread(pending.result, PATIENCE))
             await asyncio.to_thread(wait_until, lambda: pending._threads)
@@ -320,7 +320,7 @@ def test_the_last_one_who_goes_cancels(start):
 
     async def main():
         pending = actor.ask(message(1))
-        tasks = [asyncio.create_task(_reply(pending)) for _ in range(3)]
+        tasks = [asyncio.create_task(reply_to(pending)) for _ in range(3)]
         await asyncio.sleep(0)
         for left, task in zip((2, 1, 0), tasks, strict=True):
             assert not pending.done
@@ -335,7 +335,7 @@ def test_a_shield_protects(start):
     actor, kernels = start()
 
     async def main():
-        inner = asyncio.ensure_future(_reply(actor.ask(message(0))))
+        inner = asyncio.ensure_future(reply_to(actor.ask(message(0))))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(inner), 0.02)
         await asyncio.to_thread(kernels.wait_launched)
@@ -350,7 +350,7 @@ def test_a_task_that_is_cancelled_when_its_reply_is_there_is_cancelled_and_the_r
 
     async def main():
         pending = actor.ask(message(0))
-        task = asyncio.create_task(_reply(pending))
+        task = asyncio.create_task(reply_to(pending))
         await asyncio.to_thread(pending.result, PATIENCE)
         task.cancel()
         await asyncio.wait([task])
@@ -373,7 +373,3 @@ def test_observers_hear_once_of_what_is_given_up(start):
     kernels.open()
     actor.ask(message(3)).result(PATIENCE)
     assert sorted(heard) == ["AskCancelledError", "AskTimeoutError", "NoneType", "NoneType"]
-
-
-async def _reply(pending):
-    return await pending
