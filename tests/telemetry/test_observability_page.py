@@ -116,7 +116,7 @@ def logged_events():
 def test_every_event_is_listed_with_its_level_and_fields():
     listed = {(in_code(row[0])[0], row[1]): set(row[3].split(", ")) for row in table("event")}
     logged = list(logged_events())
-    assert {(name, level) for name, level, _ in logged} == set(listed)
+    assert {(name, level) for name, level, _ in logged} == set(listed), "correct docs/observability.md"
     for name, level, fields in logged:
         assert fields <= listed[(name, level)], name
 
