@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pykka
 
+from flashactor.actor.blocking import serve_all
 from flashactor.actor.incarnation import Incarnation
 from flashactor.errors import ContextPoisonedError
 from flashactor.telemetry.bound_log import bound_log
@@ -230,6 +231,10 @@ class _SupervisorActor(pykka.ThreadingActor):
             _Died: supervisor._on_died,
             _Restart: supervisor._on_restart,
         }
+
+    def on_start(self) -> None:
+        """Callbacks of replies may run here, and what they wait for may need a restart."""
+        serve_all()
 
     def on_receive(self, message: Any) -> None:
         """Handle one message. Others wait, so nothing that a child raises may end this thread."""
