@@ -94,8 +94,8 @@ class Executor(ABC):
         name: ``mock``, ``reference``, ``cuda``, ...
         arch: architecture of the device; None where any request's own will do.
         renewable: whether another executor can go on in this process after a ContextPoisonedError.
-        waits_on_device: whether it makes work wait for the markers of ``Work.after`` in its stream; if not, the
-            actor holds the work back until what it has to wait for is done.
+        waits_on_device: whether it makes work wait for the markers of ``Work.after`` in its stream; if not,
+            the actor holds the work back until what it has to wait for is done.
     """
 
     name: str
