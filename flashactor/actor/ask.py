@@ -16,6 +16,7 @@ from flashactor.dispatch import DispatchKey
 from flashactor.errors import ContextPoisonedError
 from flashactor.executors.base import Executor, Outcome, Work
 from flashactor.requests import AttentionRequest
+from flashactor.telemetry.bound_log import bound_log
 from flashactor.telemetry.events import Observer, notify
 
 _numbers = itertools.count(1)
@@ -27,6 +28,7 @@ class Desk(Server):
 
     Attributes:
         label: the actor's name.
+        log: its events.
         ledger: its account.
         observers: who hears of each message.
         settled_early: called with a message that was answered before it was launched, by any thread.
@@ -43,6 +45,7 @@ class Desk(Server):
     ) -> None:
         super().__init__()
         self.label = label
+        self.log = bound_log("actor", actor=label)
         self.ledger = ledger
         self.observers = observers
         self.on_told_failure = on_told_failure

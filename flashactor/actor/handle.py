@@ -32,7 +32,6 @@ from flashactor.errors import BlockingAskError, ContextPoisonedError, FlashAttnE
 from flashactor.executors.base import Executor, Work
 from flashactor.requests import AttentionRequest
 from flashactor.streams import stream_address
-from flashactor.telemetry.bound_log import bound_log
 from flashactor.telemetry.events import notify
 from flashactor.types import is_count
 
@@ -77,7 +76,7 @@ class ActorHandle:
         self._desk = Desk(props.label, self._ledger, props.observers, self._on_told_failure)
         self._desk.settled_early = self._mailbox.put
         self._desk.on_poison = self._on_poison
-        self._log = bound_log("actor", actor=props.label)
+        self._log = self._desk.log
         self._history = RestartHistory(props.restart)
         self._lock = threading.Lock()
         self._generation = 0
@@ -415,7 +414,9 @@ class ActorHandle:
 
     def _on_told_failure(self, ask: Ask, error: BaseException) -> None:
         self._log.error(
-            f"told message failed: {type(error).__name__}: {error}",
+            "tell.failed",
+            error=str(error),
+            error_type=type(error).__name__,
             request_id=ask.request_id,
             kernel_name=ask.kernel_name,
         )

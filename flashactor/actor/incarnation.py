@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,12 +15,10 @@ from flashactor.actor.blocking import serve
 from flashactor.actor.deadlines import deadlines
 from flashactor.actor.failures import actor_failed, hung_error, in_flight_error
 from flashactor.actor.mailbox import Mailbox
-from flashactor.actor.reply import DeferredWakes
+from flashactor.actor.wakes import DeferredWakes
 from flashactor.errors import ContextPoisonedError, FlashAttnError
 from flashactor.executors.base import Executor, Work
 from flashactor.telemetry.events import notify
-
-log = logging.getLogger("flashactor.actor")
 
 STUCK_SECONDS = 1.0
 """How long the thread of a failed incarnation may take to notice before it counts as stuck, and is left."""
@@ -149,7 +146,7 @@ class Inbox:
         except _Left:
             return END
         except BaseException as error:
-            log.exception("mailbox.failed")
+            incarnation.desk.log.exception("mailbox.failed")
             incarnation.fail(error)
             return END
         return self._control.popleft()
@@ -202,7 +199,7 @@ class DispatchActor(pykka.ThreadingActor):
         except _Left:
             return
         except BaseException as error:
-            log.exception("mailbox.failed")
+            incarnation.desk.log.exception("mailbox.failed")
             incarnation.fail(error)
 
     def on_receive(self, message: Any) -> None:
@@ -214,7 +211,7 @@ class DispatchActor(pykka.ThreadingActor):
             self._launch(message)
         except BaseException as error:
             # Not the request's fault, as far as anybody knows: executors answer through ``done``.
-            log.exception("executor.failed")
+            self._incarnation.desk.log.exception("executor.failed")
             self._incarnation.fail(error)
 
     def on_stop(self) -> None:
@@ -241,7 +238,7 @@ class DispatchActor(pykka.ThreadingActor):
         except FlashAttnError as error:
             admitted, refusal = False, error
         except BaseException as error:
-            log.exception("executor.prepare_failed")
+            incarnation.desk.log.exception("executor.prepare_failed")
             admitted, refusal = False, actor_failed(error)
         if incarnation.settled:
             raise _Left

@@ -150,7 +150,7 @@ class Ledger:
         return found
 
     def stats(self, waiting: int, generation: int, restarts: int) -> ActorStats:
-        """The account of this moment."""
+        """The account of this moment; ``waiting`` may count messages that are answered by now."""
         with self._lock:
             meter = self._meter
             return ActorStats(
@@ -159,7 +159,7 @@ class Ledger:
                 failed=meter.failed,
                 pending=len(self._open),
                 queued=self._queued,
-                waiting=waiting,
+                waiting=min(waiting, self._queued),
                 in_flight=len(self.in_flight),
                 restarts=restarts,
                 generation=generation,

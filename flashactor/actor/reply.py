@@ -6,12 +6,12 @@ import asyncio
 import logging
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from flashactor.actor.blocking import Server, refuse_on_event_loop, serving, waiting_for
+from flashactor.actor.wakes import LoopWaker, running_loop_waker
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import AskTimeoutError, RequestError
 from flashactor.executors.base import Marker
@@ -111,7 +111,7 @@ class PendingReply(Generic[T]):
         self._reply: T | None = None
         self._error: BaseException | None = None
         self._threads: list[threading.Lock] | None = None
-        self._wakers: list[tuple[_LoopWaker, asyncio.Future[None]]] | None = None
+        self._wakers: list[tuple[LoopWaker, asyncio.Future[None]]] | None = None
         self._callbacks: list[Callable[[PendingReply[T]], None]] | None = None
         self._launched: PendingReply[Marker | None] | None = None
 
@@ -200,7 +200,7 @@ class PendingReply(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._settled:
-            waker = _running_loop_waker()
+            waker = running_loop_waker()
             waiter = waker.loop.create_future()
             if self._add_waiter(waker, waiter):
                 try:
@@ -254,7 +254,7 @@ class PendingReply(Generic[T]):
                 remedy="wait longer; the request still runs and result() may be called again",
             )
 
-    def _add_waiter(self, waker: _LoopWaker, waiter: asyncio.Future[None]) -> bool:
+    def _add_waiter(self, waker: LoopWaker, waiter: asyncio.Future[None]) -> bool:
         with self._lock:
             if self._settled:
                 return False
@@ -317,79 +317,6 @@ class _LaunchAsked:
 _LAUNCHED: PendingReply[Marker | None] = PendingReply()
 """What all work that was launched without a device has in common."""
 _LAUNCHED.settle(None)
-
-
-class _LoopWaker:
-    """Wakes coroutines of one event loop from other threads, with one wake-up for a burst of replies.
-
-    ``call_soon_threadsafe`` writes to the loop's self-pipe, a system call: for pipelined asks it would cost
-    more than the dispatch itself.
-    """
-
-    __slots__ = ("_ready", "_scheduled", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._ready: deque[asyncio.Future[None]] = deque()
-        self._scheduled = False
-
-    def wake(self, waiter: asyncio.Future[None]) -> None:
-        self._ready.append(waiter)
-        if self._scheduled:  # the drain has not begun yet, so it will find this waiter
-            return
-        self._scheduled = True
-        deferred = getattr(_thread, "deferred", None)
-        if deferred is None:
-            self.schedule()
-        else:
-            deferred.append(self)
-
-    def schedule(self) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:
-            log.debug("reply for an event loop that is closed")
-
-    def _drain(self) -> None:
-        self._scheduled = False
-        while self._ready:
-            waiter = self._ready.popleft()
-            if not waiter.done():  # else its task was cancelled
-                waiter.set_result(None)
-
-
-_thread = threading.local()
-
-
-class DeferredWakes:
-    """Holds back the wake-ups that one thread owes to event loops until it says ``flush``.
-
-    An actor flushes when it is about to wait for its next message. Waking a loop earlier makes the loop's
-    thread wait for the interpreter lock that the actor still holds; measured on two cores, that turned a
-    round trip of 25 us into one of 85 (``benchmarks/dispatch.py``).
-    """
-
-    __slots__ = ("_wakers",)
-
-    def __init__(self) -> None:
-        self._wakers: list[_LoopWaker] = []
-
-    def install(self) -> None:
-        """Hold back the wake-ups of the calling thread from now on."""
-        _thread.deferred = self._wakers
-
-    def flush(self) -> None:
-        """Send what was held back; call it from the thread that installed this."""
-        while self._wakers:
-            self._wakers.pop().schedule()
-
-
-def _running_loop_waker() -> _LoopWaker:
-    loop = asyncio.get_running_loop()
-    waker: _LoopWaker | None = getattr(_thread, "waker", None)
-    if waker is None or waker.loop is not loop:
-        waker = _thread.waker = _LoopWaker(loop)
-    return waker
 
 
 def to_seconds(field: str, timeout: float) -> float:
