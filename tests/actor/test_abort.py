@@ -1,8 +1,9 @@
 """A stop that does not wait: what runs is left to itself."""
 
+import asyncio
 import threading
 
-from actor_tools import PATIENCE, Kernels, message
+from actor_tools import PATIENCE, Kernels, message, wait_until
 
 from flashactor import FlashAttnActor, FlashAttnProps
 from flashactor.actor.supervisor import Supervisor
@@ -47,3 +48,18 @@ def test_an_executor_with_a_kernel_in_flight_is_abandoned_and_not_closed():
     assert executor.ends == ["abandoned"]
     executor.open()  # nobody hears it
     assert actor.stats().completed == 0
+
+
+def test_nothing_waits_in_an_actor_that_has_ended(start):
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+
+    async def main():
+        for number in range(3):
+            actor.ask(message(number))
+        kernels.wait_launched()
+        wait_until(lambda: actor.stats().waiting == 1)
+        actor.stop(drain=False)
+
+    asyncio.run(main())
+    stats = actor.stats()
+    assert (stats.pending, stats.queued, stats.waiting) == (0, 0, 0)
