@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -193,65 +194,79 @@ class Ask:
         if not desk.ledger.complete(self, durations):
             return
         pending, self.pending = self.pending, None
-        if desk.observers:
-            self.settled_at, self.compile_seconds, self.launch_seconds = now, compiled, launched
-            notify(desk.observers, "settled", self)
-        if pending is not None:
-            pending.settle(
-                AttentionReply(
-                    key,
-                    self.kernel_name,
-                    self.executor_name,
-                    _new_tuple(Timings, durations[:4]),
-                    self.request_id,
-                    outputs.out,
-                    outputs.lse,
-                    outputs.dq,
-                    outputs.dk,
-                    outputs.dv,
-                    outputs.dsink_logits,
-                    outputs.dalibi_slopes,
+        try:
+            if desk.observers:
+                self.settled_at, self.compile_seconds, self.launch_seconds = now, compiled, launched
+                notify(desk.observers, "settled", self)
+        finally:
+            if pending is not None:
+                pending.settle(
+                    AttentionReply(
+                        key,
+                        self.kernel_name,
+                        self.executor_name,
+                        _new_tuple(Timings, durations[:4]),
+                        self.request_id,
+                        outputs.out,
+                        outputs.lse,
+                        outputs.dq,
+                        outputs.dk,
+                        outputs.dv,
+                        outputs.dsink_logits,
+                        outputs.dalibi_slopes,
+                    )
                 )
-            )
 
-    def fail(self, error: BaseException) -> bool:
-        """Answer with an error, unless it is answered: then this does nothing and returns False."""
+    def fail(self, error: BaseException, remake: Callable[..., BaseException] | None = None) -> bool:
+        """Answer with an error, unless it is answered: then this does nothing and returns False.
+
+        Args:
+            error: the answer.
+            remake: makes the error again, if the message is launched while it is given up.
+        """
         desk = self.desk
         early = not self.launched
         if not desk.ledger.leave(self, error):
             return False
+        if remake is not None and early and self.launched:
+            error = remake(launched=True)
         pending, self.pending = self.pending, None
         self.request = self.work = None
         self.after = ()
         if early:
             desk.settled_early(self)
         self.open_gate()
-        if desk.observers:
-            self.settled_at, self.error = perf_counter(), error
-            notify(desk.observers, "settled", self)
-        if pending is not None:
-            pending.settle(None, error)
-        else:
-            desk.on_told_failure(self, error)
+        try:
+            if desk.observers:
+                self.settled_at, self.error = perf_counter(), error
+                notify(desk.observers, "settled", self)
+        finally:
+            if pending is not None:
+                pending.settle(None, error)
+            else:
+                desk.on_told_failure(self, error)
         return True
 
     def cancel(self) -> bool:
         """Drop it if it is not launched; answer with AskCancelledError."""
-        return self.fail(cancelled_error(launched=self.launched))
+        return self._give_up(cancelled_error)
 
     def expire(self) -> None:
         """Its deadline has come."""
-        self.fail(timeout_error(self.timeout, launched=self.launched))
+        self._give_up(partial(timeout_error, self.timeout))
 
     def stop(self) -> None:
         """Its actor will not answer it any more."""
-        self.fail(stopped_error(launched=self.launched))
+        self._give_up(stopped_error)
 
     def open_gate(self) -> None:
         """Let the thread go on that waits in ``ask`` for room in the mailbox."""
         gate, self.gate = self.gate, None
         if gate is not None:
             gate.set()
+
+    def _give_up(self, make: Callable[..., BaseException]) -> bool:
+        return self.fail(make(launched=self.launched), make)
 
     def _finish_badly(self, outcome: Outcome, error: BaseException) -> None:
         self.compile_seconds = self.waited_for_kernel + outcome.compile_seconds

@@ -254,8 +254,9 @@ class ActorHandle:
         """``stop``, for coroutines."""
         import asyncio
 
+        seconds = None if timeout is None else to_seconds("timeout", timeout)
         self.begin_stop()
-        await asyncio.to_thread(self.stop, timeout, drain=drain)
+        await asyncio.to_thread(self.stop, seconds, drain=drain)
 
     # What the supervisor calls.
 

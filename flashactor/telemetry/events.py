@@ -74,5 +74,7 @@ def notify(observers: tuple[Observer, ...], step: str, event: RequestEvent) -> N
     for observer in observers:
         try:
             getattr(observer, step)(event)
-        except Exception:
+        except KeyboardInterrupt:  # meant for the program, which happened to be here
+            raise
+        except BaseException:
             log.exception("an observer failed", extra={"observer": type(observer).__name__, "step": step})

@@ -4,6 +4,8 @@ import pytest
 from actor_tools import PATIENCE, Kernels
 
 from flashactor import FlashAttnActor, FlashAttnProps
+from flashactor.executors.base import Outputs
+from flashactor.executors.mock import MockExecutor
 
 
 @pytest.fixture
@@ -26,3 +28,17 @@ def start():
         stats = actor.stats()
         assert (stats.pending, stats.queued, stats.in_flight) == (0, 0, 0)
         assert stats.received == stats.completed + stats.failed
+
+
+@pytest.fixture
+def reentrant(start):
+    """Starts an actor whose executor calls a function, on the actor's thread, for each launch."""
+
+    def begin(function, **props):
+        def script(work):
+            return Outputs(out=function(actor, work))
+
+        actor = start(MockExecutor(script=script), **props)[0]
+        return actor
+
+    return begin

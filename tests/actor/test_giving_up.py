@@ -221,6 +221,24 @@ def test_only_one_of_many_that_cancel_at_once_is_told_so(start):
     assert actor.stats().errors == {"AskCancelledError": 29}
 
 
+@pytest.mark.parametrize("how", ["cancel", "deadline", "stop"])
+def test_a_message_that_is_launched_at_the_moment_it_is_given_up_says_so(start, monkeypatch, how):
+    actor, _ = busy(start)
+    pending, ledger = actor.ask(message(1)), actor._ledger
+    ask, leave = pending._asked, ledger.leave
+
+    def launch_and_leave(asked, error):
+        if asked is ask:
+            ledger.launch(ask)
+        return leave(asked, error)
+
+    monkeypatch.setattr(ledger, "leave", launch_and_leave)
+    {"cancel": ask.cancel, "deadline": ask.expire, "stop": ask.stop}[how]()
+    assert "its kernel still runs" in str(pending.error)
+    assert not pending.error.retry_safe
+    ledger.land(ask)
+
+
 def test_a_cancelled_task_cancels_what_it_awaits(start):
     actor, kernels = busy(start)
 
