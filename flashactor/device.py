@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Self, cast
 
 from flashactor.actor.closing import ActorGroup
-from flashactor.actor.failures import own_copy, stopped_error
+from flashactor.actor.failures import forked_error, own_copy, stopped_error
 from flashactor.actor.handle import EXIT_SECONDS
 from flashactor.actor.messages import DEFAULT_POLICY, FlashAttnProps
 from flashactor.actor.restarts import RestartPolicy
@@ -57,6 +58,7 @@ class DeviceActor(ActorGroup):
         self._lock = threading.Lock()
         self._spawned = 0
         self._stopping = False
+        self._process = os.getpid()
 
     @classmethod
     def start(
@@ -89,13 +91,15 @@ class DeviceActor(ActorGroup):
             executor: as of FlashAttnActor.start.
 
         Raises:
-            ActorStoppedError: the device actor was stopped.
+            ActorStoppedError: the device actor was stopped, or is the parent's, in a forked child.
             ContextPoisonedError: nothing runs on the device any more in this process.
             RequestError: the props are none, or a child has that label.
             FlashAttnError: whatever FlashAttnActor.start raises.
         """
         if props is not None and not isinstance(props, FlashAttnProps):
             raise _start_error("props", props, "a FlashAttnProps, or nothing")
+        if self._process != os.getpid():
+            raise forked_error()
         with self._lock:  # two of one label cannot start at the same time, and none while all are stopped
             if self._stopping:
                 raise stopped_error("start another with DeviceActor.start()")
@@ -133,8 +137,8 @@ class DeviceActor(ActorGroup):
 
     @property
     def is_alive(self) -> bool:
-        """Whether it takes children: it is not stopped, and the device can be used."""
-        return not self._stopping and self.failure is None
+        """Whether it takes children: it is not stopped, nor inherited by a fork, and the device can be used."""
+        return not self._stopping and self.failure is None and self._process == os.getpid()
 
     def members(self) -> tuple[FlashAttnActor, ...]:
         """The children."""
