@@ -1,31 +1,14 @@
 """A thousand random schedules of failures, cancels, timeouts, restarts and stops, held to the rules."""
 
-import logging
 import threading
 
 import pytest
 from campaign_driver import LIMIT, run
 from campaign_schedule import random_schedule
 
-from flashactor.actor import incarnation
-
 SCHEDULES_IN_A_TEST = 50
 TRIES_OF_ONE_SEED = 20
 """Threads interleave differently each time."""
-
-STUCK_SECONDS = 0.2
-"""As for an actor in earnest, where it is a second, but the campaign waits for it often."""
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    """Actors that fail log that, and these fail by the thousand."""
-    monkeypatch.setattr(incarnation, "STUCK_SECONDS", STUCK_SECONDS)
-    log = logging.getLogger("flashactor")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    yield
-    log.setLevel(level)
 
 
 @pytest.fixture
