@@ -137,7 +137,7 @@ class DeviceActor(ActorGroup):
 
     @property
     def is_alive(self) -> bool:
-        """Whether it takes children: it is not stopped, nor inherited by a fork, and the device can be used."""
+        """Whether it takes children: not when it is stopped or inherited by a fork, or the device lost."""
         return not self._stopping and self.failure is None and self._process == os.getpid()
 
     def members(self) -> tuple[FlashAttnActor, ...]:
