@@ -3,12 +3,9 @@
 import gc
 import sys
 import threading
-import weakref
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from fake_cuda import OUT, CudaError, DeviceArray, arrays, request, submit, submit_prepared, work_of
+from fake_cuda import CudaError, arrays, request, submit, submit_prepared, work_of
 
 from flashactor import Fa2FwdRequest
 from flashactor.errors import ContextPoisonedError, LaunchError, OutOfMemoryError
@@ -17,40 +14,6 @@ from flashactor.executors.device_memory import release_pools
 
 NO_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY: unable to allocate"
 OUT_BYTES, LSE_BYTES = 2 * 100 * 4 * 128 * 2, 2 * 4 * 100 * 4
-
-
-@pytest.fixture
-def released(monkeypatch):
-    """What has been called on the libraries' pools, in order."""
-    calls = []
-    pools = {
-        name: SimpleNamespace(free_all_blocks=lambda name=name: calls.append(name))
-        for name in ("cupy", "cupy pinned")
-    }
-    torch = SimpleNamespace(cuda=SimpleNamespace(empty_cache=lambda: calls.append("torch")))
-    cupy = SimpleNamespace(
-        get_default_memory_pool=lambda: pools["cupy"],
-        get_default_pinned_memory_pool=lambda: pools["cupy pinned"],
-    )
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return calls
-
-
-@pytest.fixture
-def allocator(monkeypatch):
-    """An allocator of the fake's library: ``failures`` are what its next calls raise."""
-    state = SimpleNamespace(failures=[], made=[])
-
-    def allocate(like, shape, dtype):
-        if state.failures:
-            raise state.failures.pop(0)
-        array = DeviceArray(*shape, typestr=np.dtype(dtype).str, address=OUT)
-        state.made.append(weakref.ref(array))
-        return array
-
-    monkeypatch.setitem(sys.modules["flashactor.allocation"]._ALLOCATORS, "fake_cuda", allocate)
-    return state
 
 
 def request_without_outputs():
