@@ -41,6 +41,8 @@ class Ledger:
         self.size = size
         # Called without the lock whenever something may be launched, or the drained actor may end.
         self.on_change: Callable[[], None] = _nothing
+        # Whether ``on_change`` is called also for a result that frees a place where places were free.
+        self.tells_all = False
         self._lock = threading.Lock()
         self._open: set[Ask] = set()
         # Those that are launched and not done; anybody may look how many there are.
@@ -85,7 +87,7 @@ class Ledger:
         with self._lock:
             if ask not in in_flight:
                 return False
-            changed = len(in_flight) >= self.places or self._draining
+            changed = len(in_flight) >= self.places or self.tells_all or self._draining
             in_flight.remove(ask)
             answered, ask.settled = ask.settled, True
             if not answered:

@@ -129,7 +129,7 @@ class Mailbox:
                 self._break_circles()
             self._admit_waiting()
         elif not self._admitted and self._arrivals.empty():
-            self.in_lanes = False
+            self.in_lanes = self._ledger.tells_all = False
 
     def _take_in_burst(self) -> None:
         arrivals = self._arrivals
@@ -168,7 +168,8 @@ class Mailbox:
 
     def _break_circles(self) -> None:
         """Let one more in where all that is in may wait for what is outside (``after=``)."""
-        if not self._ledger.in_flight and any(ask.after for ask in self._admitted):
+        circular = self._ledger.tells_all = any(ask.after for ask in self._admitted)
+        if circular and not self._ledger.in_flight:
             self._admit_one_waiting()
             self.wake()
 

@@ -293,3 +293,24 @@ def test_launched_fails_with_what_is_not_launched(start):
         with pytest.raises(AskCancelledError):
             waiting.result(0)
     assert not launched.cancel()
+
+
+def test_what_all_wait_for_comes_in_as_soon_as_nothing_else_can_be_launched(start):
+    actor, kernels = start(Kernels(not_ready=[0]), max_in_flight=3, mailbox_size=1)
+
+    async def main():
+        first = actor.ask(message(0))
+        outside = actor.ask(message(1), priority=-1)
+        before_it = actor.ask(message(2), after=outside)  # comes in first, and fills the mailbox
+        await asyncio.to_thread(wait_until, lambda: actor.stats().waiting == 2)
+        kernels.deliver(0)
+        await asyncio.to_thread(kernels.wait_prepared, 2)
+        await asyncio.to_thread(kernels.wait_launched)
+        kernels.finish(0)
+        await first
+        await asyncio.to_thread(kernels.wait_launched, 2)
+        kernels.open()
+        return (await outside).out, (await before_it).out
+
+    assert asyncio.run(main()) == (1, 2)
+    assert kernels.launched == [0, 1, 2]
