@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,25 @@ class Server:
 
     def __init__(self) -> None:
         self.waits_for: Server | None = None
+        self._process = _process
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is of a parent process that forked: its threads, and their answers, are there."""
+        return self._process is not _process
 
 
 _thread = threading.local()
+_process = object()
+
+
+def _renew() -> None:
+    """In a forked child: its only thread serves nobody, whatever it did in the parent."""
+    global _process, _thread
+    _process, _thread = object(), threading.local()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def serve(server: Server | None) -> None:

@@ -315,10 +315,14 @@ class ActorHandle:
     def forget(self) -> None:
         """In a forked child: the threads are the parent's, so everything is answered here."""
         self._ledger.renew_lock()
+        self._lock, self._ended = threading.Lock(), threading.Event()
         self._failure = forked_error()
+        # The parent counts its messages, and tells its observers of them.
+        self._desk.observers, self._desk.on_told_failure = (), _ignore
         self._ledger.close()
         self._ended.set()
         for ask in self._ledger.open_asks():
+            ask.gate = None
             if ask.pending is not None:
                 ask.pending.renew_lock()
             ask.fail(self._refusal())
@@ -471,6 +475,10 @@ class ActorHandle:
             self._log.info("actor.stopped")
         self._ended.set()
         self.on_end()
+
+
+def _ignore(_ask: Ask, _error: BaseException) -> None:
+    pass
 
 
 def _priority(priority: Any) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from flashactor.actor.blocking import Server, refuse_on_event_loop, serving, waiting_for
+from flashactor.actor.failures import forked_error
 from flashactor.actor.wakes import LoopWaker, running_loop_waker
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import AskTimeoutError, RequestError
@@ -199,6 +201,8 @@ class PendingReply(Generic[T]):
         self._call(callback)
 
     def __await__(self) -> Generator[Any, None, T]:
+        if _is_child:
+            self._answer_if_inherited()
         if not self._settled:
             waker = running_loop_waker()
             waiter = waker.loop.create_future()
@@ -227,6 +231,8 @@ class PendingReply(Generic[T]):
         """Block until it is settled; raises as ``result``, but for the request's own error."""
         # A lock takes -1 for "no limit", so a limit that is already over must not reach it.
         limit = -1.0 if timeout is None else max(to_seconds("timeout", timeout), 0.0)
+        if _is_child:
+            self._answer_if_inherited()
         if not self._settled:
             refuse_on_event_loop(
                 "result()", "write `reply = await actor.ask(...)`, or call result() from another thread"
@@ -288,9 +294,18 @@ class PendingReply(Generic[T]):
                 self._threads.remove(blocked)
 
     def renew_lock(self) -> None:
-        """In a forked child: whoever held the lock, and every event loop that waits, is the parent's."""
+        """In a forked child: whoever holds the lock or waits is the parent's, and so are the callbacks."""
         self._lock = threading.Lock()
-        self._wakers = None
+        self._wakers = self._threads = self._callbacks = None
+        if self._launched is not None:
+            self._launched.renew_lock()
+
+    def _answer_if_inherited(self) -> None:
+        """Settle what a thread of the parent was about to settle when this process was forked."""
+        asked = self._asked
+        if not self._settled and asked is not None and asked.server.inherited:
+            self.renew_lock()
+            self.settle(None, forked_error())
 
     def _call(self, callback: Callable[[PendingReply[T]], None]) -> None:
         try:
@@ -302,6 +317,17 @@ class PendingReply(Generic[T]):
         if self._error is not None:
             raise self._error
         return cast(T, self._reply)
+
+
+_is_child = False
+
+
+def _note_fork() -> None:
+    global _is_child
+    _is_child = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class _LaunchAsked:

@@ -22,7 +22,8 @@ class LoopWaker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._ready: deque[asyncio.Future[None]] = deque()
-        self._scheduled = self._deferred = False
+        self._scheduled = False
+        self._deferred: list[LoopWaker] | None = None  # by the thread whose list this is, the last that did
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         """Wake a coroutine of the loop; by any thread."""
@@ -32,13 +33,13 @@ class LoopWaker:
         deferred = getattr(_thread, "deferred", None)
         if deferred is None:  # also where another thread has put the wake-up off, and may be stuck by now
             self.schedule()
-        elif not self._deferred:
-            self._deferred = True
+        elif self._deferred is not deferred:
+            self._deferred = deferred
             deferred.append(self)
 
     def schedule(self) -> None:
         """Have the loop wake all that are to be woken."""
-        self._scheduled, self._deferred = True, False
+        self._scheduled, self._deferred = True, None
         try:
             self.loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
