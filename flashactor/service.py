@@ -186,7 +186,7 @@ def kernel_source(settings: Settings | None = None) -> SupervisedKernels:
     with _kernel_sources_lock:
         source = _kernel_sources.get(chosen)
         if source is None:
-            source = SupervisedKernels(partial(_start_nvrtc_actor, chosen), _compile_supervisor)
+            source = SupervisedKernels(partial(_start_nvrtc_actor, chosen), Supervisor("compiler"))
             _kernel_sources[chosen] = source
         return source
 
@@ -207,16 +207,14 @@ def _start_nvrtc_actor(settings: Settings) -> NvrtcActor:
 _kernel_sources: dict[Settings, SupervisedKernels] = {}
 _kernel_sources_lock = threading.Lock()
 _nvrtc_actors: list[NvrtcActor] = []
-_compile_supervisor = Supervisor("compiler")
 
 
 def _forget_actors() -> None:
     """In a forked child, which has none of the parent's threads."""
-    global _kernel_sources_lock, _compile_supervisor
+    global _kernel_sources_lock
     _kernel_sources_lock = threading.Lock()
     _kernel_sources.clear()
     _nvrtc_actors.clear()
-    _compile_supervisor = Supervisor("compiler")
     for actor in cast(list[FlashAttnActor], ACTORS.forget()):
         actor.forget()
 

@@ -293,7 +293,13 @@ class _CompileActor(pykka.ThreadingActor):
         while self._queue and self._free:
             key = self._queue.popleft()
             self._free -= 1
-            self._pool.submit(self._make, key, self._jobs[key].spec)
+            try:
+                self._pool.submit(self._make, key, self._jobs[key].spec)
+            except RuntimeError as error:
+                if "shutdown" not in str(error):
+                    raise
+                self.stop()  # the interpreter exits: nobody will compile anything any more
+                return
 
     def _stop_if_done(self) -> None:
         if self._stopping and not self._jobs:

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE
+from actor_tools import PATIENCE, run_script
 
 from flashactor import RestartPolicy
 from flashactor.actor.nvrtc_actor import NvrtcActor
@@ -178,3 +178,33 @@ def test_failures_to_start_the_next_one_count(cache, source_of):
     source = source_of(make=make)
     with pytest.raises(ActorFailedError, match="failure 4 within 60 s: MemoryError: no thread"):
         source.ask("a").result(PATIENCE)
+
+
+def test_an_interpreter_that_exits_starts_no_other():
+    printed = run_script(
+        """
+from flashactor.actor.nvrtc_actor import NvrtcActor
+from flashactor.actor.supervised_kernels import SupervisedKernels
+from flashactor.actor.supervisor import Supervisor
+
+class Cache:
+    def key(self, spec):
+        return spec
+    def get_or_compile(self, spec):
+        begun.set()
+        time.sleep(0.1)
+
+begun = threading.Event()
+made = []
+def make():
+    made.append(NvrtcActor(Cache(), 2))
+    print("made", flush=True)
+    return made[-1]
+
+source = SupervisedKernels(make, Supervisor("compiler"))
+for number in range(500):
+    source.ask(str(number))
+begun.wait(PATIENCE)
+"""
+    )
+    assert printed == ["made"]
