@@ -72,7 +72,10 @@ class Mailbox:
     def next(self) -> Ask | None:
         """The message to launch now; None if there is none."""
         if not (self._admitted.length or self._waiting.length or self.in_lanes):
-            return self._next_arrival()
+            ask = self._next_arrival()
+            if ask is not None or not self._admitted.length:
+                return ask
+            # A kernel may have ended while messages were taken in, and they have swallowed its wake.
         self._take_in_burst()
         if self._halted or len(self._ledger.in_flight) >= self._ledger.places:
             return None

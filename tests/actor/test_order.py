@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, wait_until
+from actor_tools import PATIENCE, InThread, Kernels, message, number_of, reply_to, wait_until
 
 from flashactor.errors import (
     AskCancelledError,
@@ -314,3 +314,28 @@ def test_what_all_wait_for_comes_in_as_soon_as_nothing_else_can_be_launched(star
 
     assert asyncio.run(main()) == (1, 2)
     assert kernels.launched == [0, 1, 2]
+
+
+class SlowToPrepare(Kernels):
+    """Lets one kernel end while it prepares another message."""
+
+    def prepare(self, work):
+        if number_of(work) == 2:
+            self.finish(0)
+        return super().prepare(work)
+
+
+def test_a_kernel_that_ends_while_messages_are_taken_in_makes_room_for_them(start):
+    kernels = SlowToPrepare()
+    actor, _ = start(kernels, max_in_flight=1)
+    pendings = []
+
+    def ask_for_more(_reply):
+        pendings.extend(actor.ask(message(number)) for number in (1, 2, 3))
+
+    first = actor.ask(message(0))
+    first.launched.add_done_callback(ask_for_more)  # on the actor's thread: it finds them all at once
+    assert kernels.wait_launched(2) == [0, 1]
+    assert first.result(PATIENCE).out == 0
+    kernels.open()
+    assert [pending.result(PATIENCE).out for pending in pendings] == [1, 2, 3]
