@@ -151,6 +151,18 @@ def in_flight_error(cause: BaseException, *, renewable: bool) -> FlashAttnError:
     return error
 
 
+def not_reached_error(cause: BaseException) -> ActorFailedError:
+    """The answer to a message that a thread had taken out to launch it, and that was left as stuck then."""
+    error = ActorFailedError(
+        field="actor",
+        got=f"a thread that did not notice in time: {type(cause).__name__}: {cause}",
+        expected="a thread that runs",
+        remedy=f"ask again: {NOT_LAUNCHED}",
+    )
+    error.__cause__ = cause
+    return retry(error, True)
+
+
 def given_up_error(cause: BaseException, failures: int, within: float) -> ActorFailedError:
     """The answer to every message of an actor that its supervisor does not start again."""
     error = ActorFailedError(

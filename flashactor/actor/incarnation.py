@@ -13,7 +13,7 @@ import pykka
 from flashactor.actor.ask import Ask, Desk
 from flashactor.actor.blocking import serve
 from flashactor.actor.deadlines import deadlines
-from flashactor.actor.failures import actor_failed, hung_error, in_flight_error
+from flashactor.actor.failures import actor_failed, hung_error, in_flight_error, not_reached_error
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.wakes import DeferredWakes
 from flashactor.errors import ContextPoisonedError, FlashAttnError
@@ -85,6 +85,11 @@ class Incarnation:
         with self._ending:  # of one that has ended, ``end`` answers it; and the mailbox has another reader
             if not self.settled and ask.come_back(work):
                 self.mailbox.put_back(ask)
+
+    def give_back(self, ask: Ask) -> None:
+        """Answer a message that has a place, and that an executor which is abandoned must not get."""
+        if self.cause is not None and self.desk.ledger.land(ask):
+            ask.fail(not_reached_error(self.cause))
 
     def join(self) -> None:
         """Wait for the thread to go; not for long if it is stuck, and not on the thread itself."""
@@ -251,6 +256,9 @@ class DispatchActor(pykka.ThreadingActor):
         if work is None:
             return
         incarnation = self._incarnation
+        if incarnation.settled:  # this thread was left, as stuck, before the message had its place
+            incarnation.give_back(ask)
+            return
         if self._observers:
             notify(self._observers, "launching", ask)
         if incarnation.hang_seconds is not None:

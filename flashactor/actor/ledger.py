@@ -62,9 +62,9 @@ class Ledger:
             return Entry.CLOSED if self._closed else Entry.FULL
 
     def launch(self, ask: Ask) -> bool:
-        """Give a message a place in flight; False if it was answered meanwhile."""
+        """Give a message a place in flight; False if it has one, or was answered meanwhile."""
         with self._lock:
-            if ask.settled:
+            if ask.settled or ask.launched:
                 return False
             self._queued -= 1
             self.in_flight.add(ask)

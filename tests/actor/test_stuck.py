@@ -1,11 +1,14 @@
 """Executors that do not come back: kernels that never end, launches and preparations that never return."""
 
+import threading
+
 import pytest
 from actor_tools import PATIENCE, message, wait_until
 from supervision_tools import AT_ONCE, Factory, Stuck, ask_all, faulty, kinds, launched, settled, start
 
 from flashactor import DeviceActor, FlashAttnProps
 from flashactor.actor import incarnation
+from flashactor.actor.incarnation import DispatchActor
 from flashactor.actor.reply import PendingReply
 from flashactor.errors import ActorFailedError, RequestError
 from flashactor.executors.cuda_errors import poisoned_error
@@ -107,6 +110,35 @@ def test_a_preparation_that_never_returns_keeps_no_message():
         assert launched(factory) == [0, 1, 2, 3, 4]
         stats = actor.stats()
         assert (stats.received, stats.completed, stats.queued, stats.in_flight) == (5, 5, 0, 0)
+
+
+def test_a_thread_that_is_left_between_a_message_and_its_launch_loses_nothing(monkeypatch):
+    taken, go_on, launch = threading.Event(), threading.Event(), DispatchActor._launch
+
+    def launch_late(self, ask):
+        if ask.generation == 1 and not ask.desk.ledger.in_flight and taken_out:
+            taken.set()
+            assert go_on.wait(PATIENCE)
+        taken_out.append(ask)
+        launch(self, ask)
+
+    taken_out = []
+    monkeypatch.setattr(DispatchActor, "_launch", launch_late)
+    factory = Factory()
+    with start(factory, max_in_flight=1) as actor:
+        pendings = ask_all(actor, 4)
+        factory.made[0].wait_prepared(3)
+        factory.made[0].finish(0)
+        assert taken.wait(PATIENCE)
+        actor.fail(OSError("broken"))
+        factory.wait(2).open()
+        assert kinds(settled([pendings[0], *pendings[2:]])) == [0, 2, 3]
+        go_on.set()
+        (error,) = settled([pendings[1]])
+        assert "a thread that did not notice in time: OSError: broken" in error.got
+        assert error.retry_safe
+        assert launched(factory) == [0, 2, 3]
+        assert actor.stats().in_flight == 0
 
 
 def test_stop_leaves_a_thread_that_is_stuck():
