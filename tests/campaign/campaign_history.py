@@ -169,8 +169,8 @@ class History:
         return actor in self._given_up
 
     def failed_under(self, message: Message) -> bool:
-        """Whether an executor crashed or hung while a message was launched on it."""
-        for submit in message.submits:
+        """Whether an executor crashed or hung while a message was launched on it, or about to be."""
+        for submit in (*message.submits, *(message.prepares if message.error.retry_safe else ())):
             hang_ms = self.schedule.actors[submit.actor].hang_ms
             for event in self.by_executor[submit.actor, submit.generation]:
                 if event.what == "submitted" and event.how is Submit.CRASH and not event.refused:
