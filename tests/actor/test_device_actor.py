@@ -259,9 +259,15 @@ def test_in_coroutines():
     assert asyncio.run(main()) == [0, 1, 2]
 
 
+def other_threads():
+    """All but that of the deadlines, which stays once it has started."""
+    return {thread for thread in threading.enumerate() if thread.name != "flashactor-deadlines"}
+
+
 def test_a_crash_while_children_drain_is_mended():
     """Stopped on a child's own thread, the device does not wait, and supervises until the last has ended."""
     factory = faulty(Fault.crash(2), held=False)
+    before = other_threads()
     device = DeviceActor.start(restart=AT_ONCE)
     child = device.spawn(FlashAttnProps(label="a", max_in_flight=1), factory)
     gate = threading.Event()
@@ -275,8 +281,8 @@ def test_a_crash_while_children_drain_is_mended():
     rest = [child.ask(message(number)) for number in (1, 2, 3)]
     gate.set()
     assert kinds(settled([first, *rest])) == [0, "ActorFailedError", 2, 3]
-    wait_until(lambda: device.children == (), "the end")
-    device.stop()
+    wait_until(lambda: device.children == (), "the end of the child")
+    wait_until(lambda: other_threads() <= before, "the end of the supervisor")
 
 
 def test_a_fork_has_neither_children_nor_supervisor():

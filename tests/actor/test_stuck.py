@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE, message, wait_until
+from actor_tools import PATIENCE, Compiling, Kernels, message, wait_until
 from supervision_tools import AT_ONCE, Factory, Stuck, ask_all, faulty, kinds, launched, settled, start
 
 from flashactor import DeviceActor, FlashAttnProps
@@ -139,6 +139,23 @@ def test_a_thread_that_is_left_between_a_message_and_its_launch_loses_nothing(mo
         assert error.retry_safe
         assert launched(factory) == [0, 2, 3]
         assert actor.stats().in_flight == 0
+
+
+def test_what_a_thread_that_was_left_prepares_is_not_launched():
+    stuck = Stuck(preparing=0)
+    made = iter([stuck])
+    factory = Factory(lambda: next(made, None) or Kernels(held=False, not_ready=[0]))
+    with start(factory) as actor:
+        pending = actor.ask(message(0))
+        assert stuck.entered.wait(PATIENCE)
+        actor.fail(RuntimeError("of another thread"))
+        replacing = factory.wait(2)
+        replacing.wait_prepared(0)
+        stuck.release.set()
+        stuck.thread.join(PATIENCE)
+        replacing.deliver(0)
+        assert pending.result(PATIENCE).out == 0
+        assert [type(work) for work in replacing.works] == [Compiling]
 
 
 def test_stop_leaves_a_thread_that_is_stuck():
