@@ -222,13 +222,13 @@ class Ask:
 
         Args:
             error: the answer.
-            remake: makes the error again, if the message is launched while it is given up.
+            remake: makes the error again; for one that says of a message that it was not launched.
         """
         desk = self.desk
         early = not self.launched
         if not desk.ledger.leave(self, error):
             return False
-        if remake is not None and early and self.launched:
+        if remake is not None and self.launched:  # after all, just now
             error = remake(launched=True)
         pending, self.pending = self.pending, None
         self.request = self.work = None
@@ -266,7 +266,8 @@ class Ask:
             gate.set()
 
     def _give_up(self, make: Callable[..., BaseException]) -> bool:
-        return self.fail(make(launched=self.launched), make)
+        launched = self.launched
+        return self.fail(make(launched=launched), None if launched else make)
 
     def _finish_badly(self, outcome: Outcome, error: BaseException) -> None:
         self.compile_seconds = self.waited_for_kernel + outcome.compile_seconds

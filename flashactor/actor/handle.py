@@ -449,8 +449,7 @@ class ActorHandle:
         for ask in self._ledger.open_asks():
             ask.fail(self._refusal())
         self._supervisor.release(self)
-        self._ended.set()
-        self.on_end()
+        self._say_that_it_ended()
 
     def _abort(self) -> None:
         """Answer everything now, and leave what runs to itself."""
@@ -473,8 +472,13 @@ class ActorHandle:
             ask.stop()
         if not self._ended.is_set():
             self._log.info("actor.stopped")
-        self._ended.set()
-        self.on_end()
+        self._say_that_it_ended()
+
+    def _say_that_it_ended(self) -> None:
+        try:
+            self.on_end()
+        finally:
+            self._ended.set()  # who waits in ``stop`` finds all of it done
 
 
 def _ignore(_ask: Ask, _error: BaseException) -> None:

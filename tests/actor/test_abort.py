@@ -5,8 +5,9 @@ import threading
 
 from actor_tools import PATIENCE, Kernels, message, wait_until
 
-from flashactor import FlashAttnActor, FlashAttnProps
+from flashactor import FlashAttnActor, FlashAttnProps, RestartPolicy
 from flashactor.actor.supervisor import Supervisor
+from flashactor.service import live_actors
 
 
 class Ending(Kernels):
@@ -63,3 +64,25 @@ def test_nothing_waits_in_an_actor_that_has_ended(start):
     asyncio.run(main())
     stats = actor.stats()
     assert (stats.pending, stats.queued, stats.waiting) == (0, 0, 0)
+
+
+class SlowToLeave(FlashAttnActor):
+    """Tells late that it has ended."""
+
+    def on_end(self):
+        threading.Event().wait(0.1)
+        super().on_end()
+
+
+def test_an_actor_that_was_stopped_is_among_those_alive_no_more():
+    actor = SlowToLeave.start(FlashAttnProps(), Kernels)
+    actor.stop()
+    assert actor not in live_actors()
+
+
+def test_nor_is_one_that_was_given_up_and_then_stopped():
+    actor = SlowToLeave.start(FlashAttnProps(restart=RestartPolicy(max_restarts=0)), Kernels)
+    actor.fail(OSError("broken"))
+    wait_until(lambda: actor.failure is not None)
+    actor.stop()
+    assert actor not in live_actors()

@@ -10,6 +10,8 @@ from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, wait_unt
 from fake_cuda import DeviceArray, FakeDriver, FakeKernels, request
 
 from flashactor import FlashAttnActor, FlashAttnMsg
+from flashactor.actor import ask
+from flashactor.actor.failures import cancelled_error
 from flashactor.errors import AskCancelledError, AskTimeoutError
 from flashactor.executors.cuda import CudaExecutor
 from flashactor.telemetry.events import Observer
@@ -391,3 +393,21 @@ def test_observers_hear_once_of_what_is_given_up(start):
     kernels.open()
     actor.ask(message(3)).result(PATIENCE)
     assert sorted(heard) == ["AskCancelledError", "AskTimeoutError", "NoneType", "NoneType"]
+
+
+def test_what_is_launched_while_its_cancel_begins_is_not_said_to_be_safe(start, monkeypatch):
+    actor, kernels = start(Kernels(not_ready=[0]))
+    pending = actor.ask(message(0))
+    kernels.wait_prepared(0)
+
+    def error_while_it_is_launched(*, launched):
+        error = cancelled_error(launched=launched)
+        if not launched and not kernels.launched:
+            kernels.deliver(0)
+            kernels.wait_launched()
+        return error
+
+    monkeypatch.setattr(ask, "cancelled_error", error_while_it_is_launched)
+    assert pending.cancel()
+    assert "its kernel still runs" in pending.error.remedy
+    assert not pending.error.retry_safe
