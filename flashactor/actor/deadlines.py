@@ -43,7 +43,11 @@ class Deadlines:
         return len(self._heap)
 
     def add(self, when: float, timed: Timed) -> None:
-        """Have something expire at a time of ``perf_counter``."""
+        """Have something expire at a time of ``perf_counter``.
+
+        Raises:
+            RuntimeError: there is no thread yet, and none can be started.
+        """
         with self._changed:
             heapq.heappush(self._heap, (when, next(self._numbers), timed))
             if len(self._heap) >= self._sweep_at:
@@ -52,8 +56,9 @@ class Deadlines:
                 heapq.heapify(self._heap)
                 self._sweep_at = max(LEAST_SWEEP, 2 * len(self._heap))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="flashactor-deadlines", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="flashactor-deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
             elif self._heap and self._heap[0][2] is timed:
                 self._changed.notify()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -78,7 +79,8 @@ class Incarnation:
             self.cause = cause
             self.mailbox.halt()
             self.mailbox.wake()
-            deadlines.add(perf_counter() + STUCK_SECONDS, self)
+            with suppress(RuntimeError):  # the interpreter exits, and starts no thread any more
+                deadlines.add(perf_counter() + STUCK_SECONDS, self)
 
     def take_back(self, ask: Ask, work: Work) -> None:
         """Put a message into the mailbox again whose work the executor refused."""

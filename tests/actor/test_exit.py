@@ -1,9 +1,14 @@
 """How programs end with actors in them: work in flight, threads and coroutines that wait, Ctrl-C."""
 
 import signal
+import threading
 
 import pytest
 from actor_tools import PATIENCE, message, run_script, start_script
+
+from flashactor.actor import incarnation
+from flashactor.actor.deadlines import Deadlines
+from flashactor.errors import ActorStoppedError
 
 RUNNING = """
 kernels = Kernels()
@@ -162,6 +167,38 @@ kernels.wait_launched()
 """,
         timeout=PATIENCE,
     )
+
+
+def test_no_thread_is_needed_to_stop(start, monkeypatch):
+    """Python 3.12 starts none while the interpreter exits."""
+    actor, kernels = start()
+    pending = actor.ask(message(0))
+    kernels.wait_launched()
+    monkeypatch.setattr(incarnation, "deadlines", Deadlines())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        actor.stop(drain=False)
+    assert isinstance(pending.error, ActorStoppedError)
+
+
+def test_deadlines_hold_again_when_there_are_threads_again(monkeypatch):
+    class Timed:
+        settled, expired = False, threading.Event()
+
+        def expire(self):
+            self.expired.set()
+
+    deadlines = Deadlines()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            deadlines.add(0.0, Timed())
+    deadlines.add(0.0, Timed())
+    assert Timed.expired.wait(PATIENCE)
+
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
 
 
 # Ctrl-C.
