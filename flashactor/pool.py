@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Self, TypedDict, Unpack
 
+from flashactor.actor.address import After
 from flashactor.actor.batch import PendingReplies
 from flashactor.actor.closing import ActorGroup
 from flashactor.actor.failures import retry
-from flashactor.actor.handle import After
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.reply import AttentionReply, PendingReply
 from flashactor.actor.router import Route, RouteKey, RouteKind, make_route
