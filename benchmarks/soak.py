@@ -8,6 +8,7 @@ The exit code is 1 where a goal is missed.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from dataclasses import asdict
 
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=MESSAGES, help="how many, 1000 or more")
     parser.add_argument("--seed", type=int, default=1, help="of the faults and of who does what")
     options = parser.parse_args()
+    logging.getLogger("flashactor").setLevel(logging.CRITICAL)  # else each injected fault is a warning
     found = soak(options.messages, options.seed, PARTS)
     grown = growth(found)
     replies = found.outcomes.get("reply", 0)
