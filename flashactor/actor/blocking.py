@@ -15,11 +15,11 @@ class Server:
     """An actor as something to wait for.
 
     Attributes:
-        waits_for: the actor that a thread of this one waits for; None while it waits for none.
+        waits_for: the actors that threads of this one wait for now, each as often as there are threads.
     """
 
     def __init__(self) -> None:
-        self.waits_for: Server | None = None
+        self.waits_for: list[Server] = []
         self._process = _process
 
     @property
@@ -41,21 +41,21 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)
 
 
-def serve(server: Server | None) -> None:
-    """The calling thread does the work of an actor from now on; None: of none."""
-    _thread.server = server
+def serve(server: Server) -> None:
+    """The calling thread does the work of an actor from now on."""
+    _thread.servers = (server,)
 
 
 @contextmanager
 def serving(server: Server | None) -> Iterator[None]:
-    """The calling thread runs code of others on behalf of an actor, such as the callback of a reply."""
-    before = getattr(_thread, "server", None)
-    if server is not None:
-        _thread.server = server
+    """The calling thread runs code of others on behalf of one more actor, such as the callback of a reply."""
+    before = _servers()
+    if server is not None and server not in before:
+        _thread.servers = (*before, server)
     try:
         yield
     finally:
-        _thread.server = before
+        _thread.servers = before
 
 
 def serve_all() -> None:
@@ -64,19 +64,22 @@ def serve_all() -> None:
 
 
 def would_deadlock(server: Server | None) -> bool:
-    """Whether the calling thread must not wait for an actor: it is the actor's own, or the actor, or one that
-    that one waits for, waits for the actor that this thread serves."""
+    """Whether the calling thread must not wait for an actor: it is one of those that this thread serves, or
+    it waits for one of those, or for one that does."""
     if getattr(_thread, "serves_all", False):
         return True
-    mine = getattr(_thread, "server", None)
-    if mine is None:
+    mine = _servers()
+    if not mine or server is None:
         return False
     seen: set[Server] = set()
-    while server is not None and server not in seen:
-        if server is mine:
+    left = [server]
+    while left:
+        server = left.pop()
+        if server in mine:
             return True
-        seen.add(server)
-        server = server.waits_for
+        if server not in seen:
+            seen.add(server)
+            left.extend(server.waits_for)
     return False
 
 
@@ -87,11 +90,12 @@ def waiting_for(server: Server | None) -> Iterator[None]:
     Raises:
         BlockingAskError: that would never end.
     """
-    mine = getattr(_thread, "server", None)
-    if mine is None or server is None:
+    if server is None:
         yield
         return
-    before, mine.waits_for = mine.waits_for, server
+    mine = _servers()
+    for one in mine:  # first: of two threads that begin to wait for each other, one at least notices
+        one.waits_for.append(server)
     try:
         if would_deadlock(server):
             raise BlockingAskError(
@@ -102,7 +106,13 @@ def waiting_for(server: Server | None) -> Iterator[None]:
             )
         yield
     finally:
-        mine.waits_for = before
+        for one in mine:
+            one.waits_for.remove(server)
+
+
+def _servers() -> tuple[Server, ...]:
+    found: tuple[Server, ...] = getattr(_thread, "servers", ())
+    return found
 
 
 def on_event_loop() -> bool:

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE, Kernels, message
+from actor_tools import PATIENCE, InThread, Kernels, message, wait_until
 
 from flashactor import FlashAttnActor, FlashAttnProps
 from flashactor.actor.restarts import RestartPolicy
@@ -84,3 +84,21 @@ def test_an_ask_on_the_thread_of_a_supervisor_waits_for_no_room(full):
         refused = callback.result()
     assert isinstance(queued.error, ActorFailedError)
     assert isinstance(refused.error, MailboxFullError)
+
+
+def test_a_callback_within_a_callback_does_not_forget_whose_thread_it_is_on(start):
+    """Stopping another actor on this one's thread runs the callbacks of its replies there, too."""
+    actor, kernels = start(max_in_flight=1, mailbox_size=1)
+    first = actor.ask(message(1))
+    kernels.wait_launched()
+    waiting = [InThread(actor.ask, message(number)) for number in (2, 3, 4)]
+    wait_until(lambda: actor.stats().waiting == 2)
+    other = start()[0]
+    asking = Callback(other.ask(message(5)), lambda: actor.ask(message(6)))
+    stopping = Callback(first, lambda: other.stop(drain=False))
+    ending = InThread(kernels.finish, 1)
+    assert isinstance(asking.result().error, MailboxFullError)
+    assert stopping.result() is None
+    ending.result()
+    kernels.open()
+    assert [thread.result().result(PATIENCE).out for thread in waiting] == [2, 3, 4]
