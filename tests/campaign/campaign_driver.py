@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import sys
 import tempfile
 import threading
 import time
@@ -69,9 +70,22 @@ class Run:
 
     def violations(self) -> list[str]:
         """Run it."""
-        clients = [
-            self._thread(f"client {i}", self._client, steps) for i, steps in enumerate(self.schedule.threads)
-        ]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(self.schedule.switch_seconds)
+        try:
+            self._play_and_end()
+        finally:
+            sys.setswitchinterval(interval)
+        found = violations(self.schedule, list(self.record), self.limit)
+        if self.wrong or found:
+            found = [*self.wrong, *found, *map(str, self.record)]
+        return found
+
+    # Starting and ending
+
+    def _play_and_end(self) -> None:
+        steps = enumerate(self.schedule.threads)
+        clients = [self._thread(f"client {index}", self._client, lane) for index, lane in steps]
         clients.append(self._thread("loop", self._loop))
         self._play()
         self._let_deadlines_pass()
@@ -81,12 +95,6 @@ class Run:
         if not self.wrong:
             self._ask_after_the_end()
             self._look_at_the_end()
-        found = violations(self.schedule, list(self.record), self.limit)
-        if self.wrong or found:
-            found = [*self.wrong, *found, *map(str, self.record)]
-        return found
-
-    # Starting and ending
 
     def _start(self, index: int) -> FlashAttnActor:
         plan = self.schedule.actors[index]
@@ -180,7 +188,7 @@ class Run:
                 self.wrong.append(f"stop: actor {index} counts as alive")
 
     def _look_at_the_end(self) -> None:
-        self.record.wait_until(self._all_executors_have_ended, self.limit)
+        self.record.wait_until(self._all_is_noted, self.limit)
         for index, actor in enumerate(self.actors):
             self._note_stats(index, actor, final=True)
         for number, pending in self.pendings.items():
@@ -192,7 +200,11 @@ class Run:
         for numbers, batch in self.batches:
             self._check_batch(numbers, batch)
 
-    def _all_executors_have_ended(self) -> bool:
+    def _all_is_noted(self) -> bool:
+        """Whether those who answer, and who end executors, have told the record of it."""
+        answered = {event.about for event in self.record.of("answered")}
+        if self.record.unanswered() or not answered >= set(self.pendings):
+            return False
         with_end = {
             (event.actor, event.about) for event in self.record if event.what in ("closed", "abandoned")
         }
@@ -288,7 +300,7 @@ class Run:
     def _in_callback(self, action: str, actor: int, other: int) -> None:
         try:
             if action == "ask":
-                self._ask(Ask((other,), actor, None, 0, None, ()), in_callback=True)
+                self._ask_in_thread(Ask((other,), actor, None, 0, None, ()), in_callback=True)
             elif action == "result":
                 pending = self.pendings.get(other)
                 if pending is not None:
@@ -304,8 +316,8 @@ class Run:
 
     # Asking
 
-    def _ask_in_thread(self, step: Ask) -> None:
-        for number in self._ask(step):
+    def _ask_in_thread(self, step: Ask, *, in_callback: bool = False) -> None:
+        for number in self._ask(step, in_callback=in_callback):
             self.pendings[number].add_done_callback(partial(self._answered, number))
 
     async def _ask_in_loop(self, step: Ask) -> None:

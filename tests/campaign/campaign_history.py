@@ -45,6 +45,13 @@ class Message:
         return self.settled[0].at if self.settled else inf
 
     @property
+    def may_end_at(self) -> float:
+        """From when on it may be answered without a launch: the record has the answer a little later."""
+        if self.step.timeout_ms is not None:
+            return self.begun_at
+        return min([self.settled_at, *(cancel.at for cancel in self.cancels)])
+
+    @property
     def starts(self) -> list[Event]:
         """The launches that the executor did not refuse."""
         return [event for event in self.submits if not event.refused]
@@ -63,6 +70,7 @@ class Queue:
     """What waits to be launched by one executor."""
 
     def __init__(self, history: "History", events: Iterable[Event]) -> None:
+        self._history = history
         self._lanes: dict[tuple, list[Message]] = defaultdict(list)
         self._prepared: dict[int, int] = {}
         self._launched: dict[int, int] = {}
@@ -84,8 +92,11 @@ class Queue:
                 continue
             first = waiting[0]
             there = max(self._prepared[first.number], self._ready[first.number]) < since
-            if there and not first.after and first.settled_at > until:
+            if there and not first.after and first.may_end_at > until and not self._stops_by(first, until):
                 yield first
+
+    def _stops_by(self, message: Message, at: int) -> bool:
+        return any(stop.at < at for stop in self._history.of("stop", message.step.actor))
 
 
 class History:
@@ -153,7 +164,7 @@ class History:
     def lane_shrank(self, message: Message, until: float) -> bool:
         """Whether a message of the same lane went without a launch before an event: that may cost a turn."""
         return any(
-            m.settled_at < until and not m.submits for m in self.lanes()[message.lane] if m is not message
+            m.may_end_at < until and not m.submits for m in self.lanes()[message.lane] if m is not message
         )
 
     def on_device(self, actor: int, what: str) -> list[Event]:
@@ -176,8 +187,9 @@ class History:
                 if event.what == "submitted" and event.how is Submit.CRASH and not event.refused:
                     return True
                 if event.what == "submitted" and hang_ms is not None:
-                    waited = message.settled[0].seconds - event.seconds
-                    if waited >= hang_ms / 1e3:
+                    # The launch is at some time between the ask and what the executor notes.
+                    asked = self.message(event.about).begun
+                    if message.settled[0].seconds - asked.seconds >= hang_ms / 1e3:
                         return True
         return False
 

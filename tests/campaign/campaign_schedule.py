@@ -181,11 +181,13 @@ class Schedule:
     Attributes:
         threads: the steps of each thread; ``loop``: of the event loop; ``stage``: of the kernels.
         prepare, submit: what becomes of messages, by number; READY and INLINE of those not named.
+        switch_seconds: how long a thread runs before others do: the shorter, the more orders are seen.
         one_device: whether the actors have one supervisor, so that a lost context concerns all of them.
     """
 
     seed: int
     actors: tuple[ActorPlan, ...]
+    switch_seconds: float
     one_device: bool
     threads: tuple[tuple[Step, ...], ...]
     loop: tuple[Step, ...]
@@ -196,6 +198,7 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, ending: {self.ending.value}, one device: {self.one_device}"]
+        lines[0] += f", threads switch after {self.switch_seconds} s"
         lines += [f"actor {index}: {plan}" for index, plan in enumerate(self.actors)]
         lines.append(f"prepare: { {n: how.value for n, how in self.prepare.items()} }")
         lines.append(f"submit: { {n: how.value for n, how in self.submit.items()} }")
@@ -244,6 +247,7 @@ class _Writer:
         return Schedule(
             seed,
             self.actors,
+            chance.choice((5e-3, 5e-4, 1e-5)),
             chance.random() < 0.5,
             tuple(tuple(steps) for steps in threads),
             tuple(loop),
