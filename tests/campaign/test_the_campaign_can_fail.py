@@ -1,6 +1,7 @@
 """Faults that are planted into actors: the campaign finds each of them, and says what it is."""
 
 import threading
+from functools import partial
 
 import pytest
 from campaign_driver import run
@@ -14,6 +15,7 @@ from flashactor.actor.incarnation import DispatchActor
 from flashactor.actor.lanes import Lanes
 from flashactor.actor.ledger import Ledger
 from flashactor.actor.mailbox import Mailbox
+from flashactor.actor.meter import Meter
 from flashactor.actor.reply import PendingReply
 from flashactor.actor.restarts import RestartHistory
 from flashactor.service import live_actors
@@ -213,6 +215,14 @@ def take_messages_after_the_end(monkeypatch):
     monkeypatch.setattr(Ledger, "close", close)
 
 
+def blame_the_deadline(monkeypatch):
+    monkeypatch.setattr(ask, "cancelled_error", partial(ask.timeout_error, 1.0))
+
+
+def count_no_failures(monkeypatch):
+    monkeypatch.setattr(Meter, "fail", lambda self, error: None)
+
+
 PLANTED = {
     lose_replies: ("answers", "hangs"),
     answer_twice: ("answers",),
@@ -237,6 +247,8 @@ PLANTED = {
     restart_for_ever: ("restart",),
     stop_without_answers: ("stop", "answers"),
     keep_executors: ("executor",),
+    blame_the_deadline: ("cause",),
+    count_no_failures: ("stats",),
     take_messages_after_the_end: ("hangs", "stop"),
 }
 
