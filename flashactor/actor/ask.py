@@ -10,17 +10,18 @@ from time import perf_counter
 from typing import Any
 
 from flashactor.actor.blocking import Server
-from flashactor.actor.failures import cancelled_error, stopped_error, timeout_error, unanswered_by
+from flashactor.actor.failures import cancelled_error, malformed_outcome, stopped_error, timeout_error
 from flashactor.actor.ledger import Ledger
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import ContextPoisonedError
-from flashactor.executors.base import Executor, Outcome, Work
+from flashactor.executors.base import Executor, Outcome, Outputs, Work
 from flashactor.requests import AttentionRequest
 from flashactor.telemetry.bound_log import bound_log
 from flashactor.telemetry.events import Observer, notify
 
 _numbers = itertools.count(1)
+_NOTHING = Outcome()
 _new_tuple = tuple.__new__  # what ``Timings(...)`` does in the end, in a third of the time
 
 
@@ -178,16 +179,23 @@ class Ask:
 
     def finish(self, outcome: Outcome) -> None:
         """Answer with what the executor made of the work. Only the first call is heard."""
-        outputs, error, key = outcome.outputs, outcome.error, self.key
-        if error is not None or outputs is None or key is None:
-            self._finish_badly(outcome, error or unanswered_by(self.executor_name))
+        try:
+            outputs, error, compiling, launched, _ = outcome
+            now = perf_counter()
+            total = now - self.asked_at
+            compiled = self.waited_for_kernel + compiling
+            queued = self.launched_at - self.asked_at - self.waited_for_kernel
+            completed = total - queued - compiled - launched
+        except Exception:  # whoever calls is an executor's thread: nothing may be lost with it
+            self._finish_badly(_NOTHING, malformed_outcome(self.executor_name, outcome))
             return
-        desk, now = self.desk, perf_counter()
-        total = now - self.asked_at
-        compiled = self.waited_for_kernel + outcome.compile_seconds
-        launched = outcome.launch_seconds
-        queued = self.launched_at - self.asked_at - self.waited_for_kernel
-        completed = total - queued - compiled - launched
+        key = self.key
+        if error is not None or not isinstance(outputs, Outputs) or key is None:
+            if not isinstance(error, BaseException):
+                error = malformed_outcome(self.executor_name, outcome)
+            self._finish_badly(outcome, error)
+            return
+        desk = self.desk
         if completed < 0.0:  # the executor has another clock
             completed = 0.0
         durations = (queued, compiled, launched, completed, total)

@@ -175,13 +175,16 @@ def given_up_error(cause: BaseException, failures: int, within: float) -> ActorF
     return retry(error, True)
 
 
-def unanswered_by(executor_name: str) -> ActorFailedError:
-    """The answer to a message for which an executor brought nothing."""
+def malformed_outcome(executor_name: str, outcome: object) -> ActorFailedError:
+    """The answer to a message that an executor answered with something that is no answer."""
+    got = type(outcome).__name__
+    if isinstance(outcome, tuple):
+        got = f"{got}({', '.join(type(part).__name__ for part in outcome)})"
     return ActorFailedError(
         field="outcome",
-        got="neither outputs nor an error",
-        expected="one of them",
-        remedy=f"correct the {executor_name} executor",
+        got=got,
+        expected="Outcome(outputs=Outputs(...)) or Outcome(error=...), with seconds as numbers",
+        remedy=f"correct the {executor_name} executor; a mock's script returns Outputs(out=...)",
     )
 
 

@@ -1,0 +1,54 @@
+"""Executors of the user's own that break their promises: everybody is answered, and told what is wrong."""
+
+import threading
+
+import pytest
+from actor_tools import PATIENCE, message
+
+from flashactor.errors import ActorFailedError
+from flashactor.executors.base import Executor, Outcome, Outputs
+from flashactor.executors.mock import MockExecutor
+from flashactor.testing import ScriptedExecutor
+
+NO_OUTCOMES = (
+    None,
+    "done",
+    Outcome(),
+    Outcome(outputs=5),
+    Outcome(error="it failed"),
+    Outcome(Outputs(), compile_seconds=None),
+    Outcome(Outputs(), launch_seconds="0.1"),
+)
+
+
+class Answering(Executor):
+    name = "answering"
+
+    def __init__(self, outcome, *, by_thread):
+        self._outcome, self._by_thread = outcome, by_thread
+
+    def submit(self, work, done):
+        if self._by_thread:
+            threading.Thread(target=done, args=(self._outcome,)).start()
+        else:
+            done(self._outcome)
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+@pytest.mark.parametrize("outcome", NO_OUTCOMES, ids=repr)
+def test_what_is_no_outcome_is_that_requests_error(start, outcome, by_thread):
+    actor, _ = start(Answering(outcome, by_thread=by_thread))
+    with pytest.raises(ActorFailedError, match=r"outcome: got .* correct the answering executor"):
+        actor.ask(message()).result(PATIENCE)
+    assert actor.stats().generation == 1
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [MockExecutor(lambda work: "no Outputs"), ScriptedExecutor().call(lambda work: "no Outputs")],
+    ids=lambda executor: executor.name,
+)
+def test_a_script_that_returns_no_outputs_is_told_so(start, executor):
+    actor, _ = start(executor)
+    with pytest.raises(ActorFailedError, match="a mock's script returns Outputs"):
+        actor.ask(message()).result(PATIENCE)
