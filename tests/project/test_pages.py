@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,34 @@ def test_readmes_twenty_lines_run():
     run = subprocess.run([sys.executable, "-c", small], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "flashactor::fa2::fwd<bf16, 128, causal>_gqa4" in run.stdout
+
+
+BEFORE_THE_SERVICE = """
+import asyncio, numpy as np
+from flashactor import *
+
+q = np.ones((1, 4, 2, 64), np.float16)
+decode, tenant = FlashAttnMsg.forward(Fa2FwdRequest.from_arrays(q, q, q)), "a"
+more = [decode, decode]
+
+async def main():
+"""
+BEHIND_THE_SERVICE = """
+    print((await first).kernel_name, len(replies))
+    await pool.aclose()
+    await device.aclose()
+
+asyncio.run(main())
+"""
+
+
+def test_readmes_service_runs():
+    section = README.read_text().split("## A service that survives\n")[1]
+    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].replace("timeout=0.05", "timeout=60.0")
+    program = BEFORE_THE_SERVICE + textwrap.indent(example, "    ") + BEHIND_THE_SERVICE
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "flashactor::fa2::fwd<f16, 64, full> 2\n"
 
 
 @pytest.mark.parametrize(
