@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Self, TypedDict, Unpack
 
-from flashactor.actor.address import After
-from flashactor.actor.batch import PendingReplies
+from flashactor.actor.address import After, again_and_again, several
+from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.closing import ActorGroup
 from flashactor.actor.failures import retry
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
@@ -16,6 +16,7 @@ from flashactor.actor.router import Route, RouteKey, RouteKind, make_route
 from flashactor.arrays import Device
 from flashactor.errors import ActorStoppedError, FlashAttnError, OperandError, RequestError
 from flashactor.executors.base import Executor
+from flashactor.requests import AttentionRequest
 from flashactor.service import FlashAttnActor
 from flashactor.telemetry.bound_log import bound_log
 from flashactor.types import is_count
@@ -155,9 +156,9 @@ class FlashAttnPool(ActorGroup):
             options: those of FlashAttnActor.ask, for each message.
 
         Raises:
-            RequestError: there are not as many keys as messages; nothing was sent.
+            RequestError: these are no messages, or there are not as many keys; nothing was sent.
         """
-        messages = list(msgs)
+        messages = list(several(msgs))
         own: list[RouteKey | None] = [None] * len(messages) if keys is None else list(keys)
         if len(own) != len(messages):
             raise RequestError(
@@ -166,8 +167,11 @@ class FlashAttnPool(ActorGroup):
                 expected="one for each message",
                 remedy="pass as many, or none",
             )
-        pendings = [self.ask(msg, key=key, **options) for msg, key in zip(messages, own, strict=True)]
-        return PendingReplies(pendings, return_errors=return_errors)
+        options["after"] = again_and_again(options.get("after"))
+        return collected(
+            (self.ask(msg, key=key, **options) for msg, key in zip(messages, own, strict=True)),
+            return_errors=return_errors,
+        )
 
     def tell(self, msg: FlashAttnMsg, *, key: RouteKey | None = None, **options: Unpack[AskOptions]) -> None:
         """Send a message and forget it; failures are logged, and counted by the actor that had it."""
@@ -187,11 +191,19 @@ class FlashAttnPool(ActorGroup):
         up = [actor for actor in candidates if actor.is_alive]
         if not up:
             raise _nobody_error(candidates, where)
-        return self._route.choose(up, key)
+        try:
+            chosen = self._route.choose(up, key)
+        except FlashAttnError:
+            raise
+        except Exception as error:  # of the caller's own route
+            raise _route_error(f"{type(error).__name__}: {error}") from error
+        if chosen not in up:
+            raise _route_error(repr(chosen))
+        return chosen
 
     def _able(self, msg: FlashAttnMsg) -> tuple[tuple[FlashAttnActor, ...], str]:
         """The actors that can have a message, and where they are."""
-        if isinstance(msg, FlashAttnMsg):  # else any actor answers what it has to say to it
+        if isinstance(getattr(msg, "request", None), AttentionRequest):  # else any actor refuses it
             for name, view in msg.request.arrays().items():
                 if not view.on_host:
                     return self._on(name, view.device), f" of {view.device}"
@@ -234,6 +246,15 @@ def _nobody_error(down: Sequence[FlashAttnActor], where: str) -> ActorStoppedErr
     )
     error.__cause__ = next((actor.failure for actor in down if actor.failure is not None), None)
     return retry(error, True)
+
+
+def _route_error(got: str) -> RequestError:
+    return RequestError(
+        field="route",
+        got=got,
+        expected="one of the members that choose() is given",
+        remedy="correct the route",
+    )
 
 
 def _start_error(field: str, got: object, expected: str) -> RequestError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from flashactor.actor.ask import Ask, Desk
-from flashactor.actor.batch import PendingReplies
+from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.blocking import on_event_loop, waiting_for, would_deadlock
 from flashactor.actor.deadlines import deadlines
 from flashactor.actor.failures import full_error, timeout_error
@@ -112,24 +112,15 @@ class Address(ABC):
             RequestError: these are no messages. What their iterator raises comes out too; what was sent
                 before is cancelled then.
         """
-        try:
-            messages = iter(msgs)
-        except TypeError:
-            raise _option_error("msgs", type(msgs).__name__, "messages, such as a list of them") from None
-        if not isinstance(after, PendingReply) and isinstance(after, Iterable):
-            after = tuple(after)  # it may be an iterator, and each message needs all of it
-        replies: list[PendingReply[AttentionReply]] = []
-        try:
-            for msg in messages:
-                replies.append(
-                    self.ask(
-                        msg, timeout=timeout, priority=priority, caller=caller, after=after, stream=stream
-                    )
-                )
-        except BaseException:  # of the messages' source, or KeyboardInterrupt: nobody will have the replies
-            PendingReplies(replies).cancel()
-            raise
-        return PendingReplies(replies, return_errors=return_errors)
+        messages = several(msgs)
+        after = again_and_again(after)
+        return collected(
+            (
+                self.ask(msg, timeout=timeout, priority=priority, caller=caller, after=after, stream=stream)
+                for msg in messages
+            ),
+            return_errors=return_errors,
+        )
 
     def _send(
         self,
@@ -218,6 +209,25 @@ class Address(ABC):
             request_id=ask.request_id,
             kernel_name=ask.kernel_name,
         )
+
+
+def several(msgs: Iterable[FlashAttnMsg]) -> Iterator[FlashAttnMsg]:
+    """The messages of ``ask_many``.
+
+    Raises:
+        RequestError: they are none.
+    """
+    try:
+        return iter(msgs)
+    except TypeError:
+        raise _option_error("msgs", type(msgs).__name__, "messages, such as a list of them") from None
+
+
+def again_and_again(after: After) -> After:
+    """What each of several messages comes after: an iterator would give it to the first one alone."""
+    if isinstance(after, PendingReply) or not isinstance(after, Iterable):
+        return after
+    return tuple(after)
 
 
 def _priority(priority: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, overload
 
@@ -75,3 +75,20 @@ class PendingReplies(Sequence[PendingReply[AttentionReply]]):
                 if isinstance(outcome, BaseException):
                     raise outcome
         return outcomes
+
+
+def collected(
+    replies: Iterable[PendingReply[AttentionReply]], *, return_errors: bool = False
+) -> PendingReplies:
+    """The replies to messages that are asked one after the other, as this takes them.
+
+    Whatever is raised meanwhile comes out; what was asked before is cancelled then.
+    """
+    pending: list[PendingReply[AttentionReply]] = []
+    try:
+        for reply in replies:
+            pending.append(reply)  # what there is at an error is cancelled
+    except BaseException:  # of the messages' source, or KeyboardInterrupt: nobody will have the replies
+        PendingReplies(pending).cancel()
+        raise
+    return PendingReplies(pending, return_errors=return_errors)

@@ -8,11 +8,12 @@ from actor_tools import PATIENCE, message, number_of
 from fake_cuda import DeviceArray
 from pool_tools import Makes, pool_of, received
 
-from flashactor import Fa2FwdRequest, FlashAttnMsg, RestartPolicy
+from flashactor import Fa2FwdRequest, FlashAttnMsg, MsgKind, PendingReply, RestartPolicy
 from flashactor.errors import (
     ActorFailedError,
     ActorStoppedError,
     AskTimeoutError,
+    DependencyFailedError,
     LaunchError,
     MailboxFullError,
     OperandError,
@@ -152,6 +153,53 @@ def test_errors_of_a_batch_are_those_of_its_messages():
     assert (first.out, type(second), third.out) == (0, LaunchError, 2)
 
 
+def test_each_of_a_batch_comes_after_the_same_replies():
+    failed = [RequestError("x", "x", "x", "x"), LAUNCH_ERROR]
+    earlier = [PendingReply() for _ in failed]
+    with pool_of(1) as pool:
+        replies = pool.ask_many([message(0), message(1)], after=iter(earlier), return_errors=True)
+        for reply, error in zip(earlier, failed, strict=True):
+            reply.settle(None, error)
+        assert [type(error) for error in replies.results(PATIENCE)] == [DependencyFailedError] * 2
+
+
+def test_what_is_no_batch_is_refused():
+    with pool_of(1) as pool, pytest.raises(RequestError, match=r"^msgs: got"):
+        pool.ask_many(None)
+
+
+class Erring:
+    """A route that chooses the first member, until it does not."""
+
+    def __init__(self, *choices):
+        self.choices = list(choices)
+
+    def choose(self, members, key):
+        choice = self.choices.pop(0) if self.choices else None
+        if isinstance(choice, BaseException):
+            raise choice
+        return members[0] if choice == "first" else choice
+
+
+@pytest.mark.parametrize("wrong", [ValueError("no idea"), None], ids=str)
+def test_a_route_that_errs_is_an_error_in_the_reply(wrong, caplog):
+    with pool_of(2, Erring(wrong, wrong, "first")) as pool:
+        with pytest.raises(RequestError, match=r"^route: got (ValueError: no idea|None);"):
+            ask(pool, message())
+        pool.tell(message())
+        assert "pool.told_nobody" in caplog.text
+        assert ask(pool, message(2)).out == 2
+
+
+def test_a_batch_that_is_interrupted_is_cancelled():
+    makes = Makes(held=True)
+    with pool_of(1, Erring("first", "first", KeyboardInterrupt()), makes) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.ask_many([message(n) for n in range(3)])
+        assert pool.stats().total.errors == {"AskCancelledError": 2}
+        makes.kernels[0].open()
+
+
 def test_tell():
     with pool_of(2) as pool:
         pool.tell(message())
@@ -178,9 +226,10 @@ def test_options_reach_the_actor():
         kernels.open()
 
 
-def test_what_is_no_message_is_answered_so():
+@pytest.mark.parametrize("wrong", ["a text", FlashAttnMsg(MsgKind.FORWARD, None)], ids=["text", "empty"])
+def test_what_is_no_message_is_answered_so(wrong):
     with pool_of(2) as pool, pytest.raises(RequestError, match="FlashAttnMsg"):
-        ask(pool, "a text")
+        ask(pool, wrong)
 
 
 def test_a_full_mailbox_is_that_of_the_chosen_actor():
