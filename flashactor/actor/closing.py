@@ -82,8 +82,9 @@ class ActorGroup(Closing):
 
     async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
         """``stop``, for coroutines."""
+        seconds = None if timeout is None else to_seconds("timeout", timeout)
         self.begin_stop()
-        await asyncio.to_thread(self.stop, timeout, drain=drain)
+        await asyncio.to_thread(self.stop, seconds, drain=drain)
 
     def begin_stop(self) -> None:
         """Take no more messages, and have all actors end when the others are done; it does not wait."""

@@ -172,6 +172,8 @@ def test_stop_takes_seconds():
     with pool_of(2) as pool:
         with pytest.raises(RequestError, match=r"^timeout: got"):
             pool.stop("soon")
+        with pytest.raises(RequestError, match=r"^timeout: got"):
+            asyncio.run(pool.aclose("soon"))
         assert pool.is_alive
 
 
