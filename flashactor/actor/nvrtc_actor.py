@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import pykka
 
 from flashactor.actor.failures import actor_failed, busy_error, own_copy, stopped_error
-from flashactor.actor.reply import PendingReply
+from flashactor.actor.reply import PendingReply, to_seconds
 from flashactor.errors import ActorStoppedError, FlashAttnError, RequestError
 from flashactor.types import is_count
 
@@ -122,21 +122,23 @@ class NvrtcActor:
     def stop(self, timeout: float | None = None, *, drop: bool = False) -> None:
         """Compile what was asked so far, then stop; later asks are answered with ActorStoppedError.
 
+        On the actor's own thread, in a callback of a reply, it does not wait.
+
         Args:
             timeout: seconds to wait for the end; None waits for ever.
             drop: answer with ActorStoppedError whatever has not begun, too.
 
-        On the actor's own thread, in a callback of a reply, it does not wait.
-
         Raises:
             AskTimeoutError: the actor is still busy; it stops when it is done.
+            RequestError: the limit is no number of seconds; nothing is stopped.
         """
+        seconds = None if timeout is None else to_seconds("timeout", timeout)
         if self._process != os.getpid():
             return
         self._tell(_Stop(drop))
         if self._board.thread == threading.get_ident():
             return
-        if not self._ref.actor_stopped.wait(timeout):
+        if not self._ref.actor_stopped.wait(seconds):
             raise busy_error(timeout)
 
     def __enter__(self) -> Self:

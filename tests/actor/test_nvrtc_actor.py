@@ -186,6 +186,15 @@ def test_stop_finishes_what_was_asked(cache, start):
     assert cache.began == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("timeout", ["soon", float("nan"), float("inf")], ids=str)
+def test_a_limit_that_is_none_stops_nothing(cache, start, timeout):
+    actor = start()
+    with pytest.raises(RequestError, match=r"^timeout: got"):
+        actor.stop(timeout)
+    cache.finish("a")
+    assert actor.ask("a").result(PATIENCE) == "kernel a"
+
+
 def test_stop_with_drop_answers_what_has_not_begun(cache, start):
     actor = start(workers=1)
     pendings = [actor.ask(spec) for spec in "abc"]
