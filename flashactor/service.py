@@ -50,6 +50,8 @@ class FlashAttnActor(ActorHandle, Closing):
         record = None if trace is None else trace.record
         super().__init__(props, make_executor, supervisor or cast(Supervisor, self._own_supervisor), record)
         ACTORS.enter(self)
+        if not self.is_alive:  # it ended while it started: its supervisor has lost the device
+            ACTORS.leave(self)
 
     @classmethod
     def start(

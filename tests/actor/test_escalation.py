@@ -128,6 +128,7 @@ def test_an_actor_that_starts_meanwhile_is_given_up_at_once():
     assert not late.is_alive
     assert isinstance(late.ask(message(1)).error, ContextPoisonedError)
     assert supervisor.children() == []
+    assert late not in live_actors()
     late.stop()
 
 
