@@ -45,8 +45,8 @@ class DeviceActor(ActorGroup):
         """As ``start``."""
         if not is_count(device, 0):
             raise _start_error("device", device, "the ordinal of a device")
-        if label is not None and not isinstance(label, str):
-            raise _start_error("label", label, "a text, or nothing")
+        if label is not None and not (isinstance(label, str) and label.isprintable()):
+            raise _start_error("label", label, "a text of printable characters, or nothing")
         if not isinstance(restart, RestartPolicy):
             raise _start_error("restart", restart, "a RestartPolicy")
         if on_escalation is not None and not callable(on_escalation):

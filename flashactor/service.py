@@ -73,6 +73,7 @@ class FlashAttnActor(ActorHandle, Closing):
 
         Raises:
             UnknownImplementationError: no executor of that name.
+            RequestError: an argument is none, or the function has made something that is no Executor.
             DeviceUnavailableError: ``cuda`` on a machine without a device; FLASHACTOR_METRICS_PORT without
                 prometheus_client.
         """
@@ -80,7 +81,7 @@ class FlashAttnActor(ActorHandle, Closing):
         if not isinstance(chosen_props, FlashAttnProps):
             raise _wrong_type("props", props, "a FlashAttnProps, or nothing")
         settings = Settings.from_environment()
-        make = _maker(executor or chosen_props.executor, chosen_props, settings)
+        make = _maker(chosen_props.executor if executor is None else executor, chosen_props, settings)
         trace = KeyTrace(settings.trace_keys) if settings.trace_keys else None
         _serve_endpoints(settings)  # first: it raises where a library for it is missing
         actor = cls(_observed(chosen_props, settings), make, supervisor=supervisor, trace=trace)
@@ -140,11 +141,21 @@ def _maker(chosen: ExecutorChoice, props: FlashAttnProps, settings: Settings) ->
         options = ExecutorOptions(settings, kernel_source, props.device, Completion(props.completion))
         return lambda: make_executor(name, options)
     if isinstance(chosen, Executor):
-        executor = chosen
+        executor = _checked(chosen)
         return lambda: executor
     if callable(chosen):
-        return chosen
+        make = chosen
+        return lambda: _checked(make())
     raise _wrong_type("executor", chosen, "a name, an Executor, or a function that makes one")
+
+
+def _checked(executor: object) -> Executor:
+    """An executor of the user's own, which has what an actor needs at once."""
+    if not isinstance(executor, Executor):
+        raise _wrong_type("executor", executor, "an Executor, also from a function that makes them")
+    if not isinstance(getattr(executor, "name", None), str):
+        raise _wrong_type("executor", executor, "an Executor whose class has a name, such as name = 'mine'")
+    return executor
 
 
 def _observed(props: FlashAttnProps, settings: Settings) -> FlashAttnProps:

@@ -6,6 +6,7 @@ Pure values without third-party imports: every other module may depend on this o
 from __future__ import annotations
 
 import operator
+import threading
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +24,13 @@ def is_count(value: object, least: int) -> bool:
         return operator.index(value) >= least  # type: ignore[arg-type]  # that is the question
     except (TypeError, ValueError, RuntimeError):  # the last one is of torch's tensors
         return False
+
+
+def is_seconds(value: object) -> bool:
+    """Whether a value is a number of seconds (no bool), at least 0, and no more than a thread can wait."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= threading.TIMEOUT_MAX
 
 
 def settle_counts(holder: object, *names: str) -> None:

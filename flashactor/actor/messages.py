@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from threading import TIMEOUT_MAX
 
 from flashactor.actor.restarts import RestartPolicy
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
 from flashactor.requests import AttentionRequest
 from flashactor.telemetry.events import Observer
-from flashactor.types import Completion, Direction, SmArch, is_count
+from flashactor.types import Completion, Direction, SmArch, is_count, is_seconds, settle_counts
 
 
 class MsgKind(Enum):
@@ -120,11 +122,15 @@ class FlashAttnProps:
     observers: tuple[Observer, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.label, str):
-            raise _props_error("label", self.label, "a text")
+        for name in ("label", "executor"):
+            text = getattr(self, name)
+            # One label that cannot be encoded would take all metrics of the process with it.
+            if not isinstance(text, str) or not text.isprintable():
+                raise _props_error(name, text, "a text of printable characters")
         for name, least in (("max_in_flight", 1), ("mailbox_size", 1), ("device", 0)):
             if not is_count(getattr(self, name), least):
                 raise _props_error(name, getattr(self, name), f"an integer of at least {least}")
+        settle_counts(self, "max_in_flight", "mailbox_size", "device")
         for name, choice in (("overflow", Overflow), ("completion", Completion)):
             try:
                 object.__setattr__(self, name, choice(getattr(self, name)))
@@ -132,11 +138,16 @@ class FlashAttnProps:
                 choices = " or ".join(repr(option.value) for option in choice)
                 raise _props_error(name, getattr(self, name), choices) from None
         hang = self.hang_seconds
-        if hang is not None and not (isinstance(hang, int | float) and 0.0 < hang < float("inf")):
-            raise _props_error("hang_seconds", hang, "positive seconds, or None")
+        if hang is not None and (not is_seconds(hang) or hang == 0):
+            expected = f"positive seconds, at most {TIMEOUT_MAX:.0f}, or None"
+            raise _props_error("hang_seconds", hang, expected)
         if not isinstance(self.restart, RestartPolicy):
             raise _props_error("restart", self.restart, "a RestartPolicy")
-        object.__setattr__(self, "observers", tuple(self.observers))
+        observers = tuple(self.observers) if isinstance(self.observers, Iterable) else (self.observers,)
+        for observer in observers:
+            if not isinstance(observer, Observer):
+                raise _props_error("observers", observer, "objects of classes that derive from Observer")
+        object.__setattr__(self, "observers", observers)
 
 
 def _props_error(name: str, got: object, expected: str) -> RequestError:

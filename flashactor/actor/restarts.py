@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from threading import TIMEOUT_MAX
 
 from flashactor.errors import RequestError
-from flashactor.types import is_count
+from flashactor.types import is_count, is_seconds
+
+DOUBLINGS = 64
+"""Of a wait before a restart: enough for any limit to be reached, and not too many for a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class RestartPolicy:
         max_backoff: most seconds to wait.
 
     Raises:
-        RequestError: a number is negative, or none.
+        RequestError: a number is negative, none, or more seconds than a thread can wait.
     """
 
     max_restarts: int = 3
@@ -32,9 +36,8 @@ class RestartPolicy:
         if not is_count(self.max_restarts, 0):
             raise _policy_error("max_restarts", self.max_restarts, "an integer of at least 0")
         for name in ("within", "backoff", "max_backoff"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0.0 <= value < float("inf"):
-                raise _policy_error(name, value, "seconds, at least 0")
+            if not is_seconds(getattr(self, name)):
+                raise _policy_error(name, getattr(self, name), f"seconds, from 0 to {TIMEOUT_MAX:.0f}")
 
 
 class RestartHistory:
@@ -52,7 +55,7 @@ class RestartHistory:
         if len(self._failures) >= policy.max_restarts:
             return None
         self._failures.append(now)
-        delay: float = policy.backoff * 2.0 ** (len(self._failures) - 1)
+        delay: float = policy.backoff * 2.0 ** min(len(self._failures) - 1, DOUBLINGS)
         return min(delay, policy.max_backoff)
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from flashactor.errors import RequestError
-from flashactor.types import is_count
+from flashactor.types import is_count, is_seconds
 
 
 class FaultKind(Enum):
@@ -209,8 +209,8 @@ class _Sequence:
 
 
 def _check_seconds(seconds: float) -> None:
-    if not isinstance(seconds, int | float) or not 0.0 <= seconds < float("inf"):
-        raise _fault_error("seconds", seconds, "seconds, at least 0")
+    if not is_seconds(seconds):
+        raise _fault_error("seconds", seconds, "seconds that a thread can wait")
 
 
 def _fault_error(name: str, got: object, expected: str) -> RequestError:

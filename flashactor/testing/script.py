@@ -11,7 +11,7 @@ from typing import Any, Self
 from flashactor.errors import FlashAttnError, MockModeError, RequestError
 from flashactor.executors.base import Done, Executor, Outcome, Outputs, Work
 from flashactor.testing.line import Gate, Line
-from flashactor.types import SmArch, is_count
+from flashactor.types import SmArch, is_count, is_seconds
 
 Condition = Callable[[Work], bool]
 """Says of a request whether a test means it: what ``matching`` gives, or a function of the test's own."""
@@ -162,8 +162,8 @@ class ScriptedExecutor(Executor):
     ) -> Self:
         if times is not None and not is_count(times, 1):
             raise _rule_error("times", repr(times), "an integer of at least 1, or None", "correct times")
-        if not isinstance(delay, int | float) or not 0.0 <= delay < float("inf"):
-            raise _rule_error("delay", repr(delay), "seconds, at least 0", "correct delay")
+        if not is_seconds(delay):
+            raise _rule_error("delay", repr(delay), "seconds that a thread can wait", "correct delay")
         with self._lock:
             if any(rule.catches_all for rule in self._rules):
                 raise _rule_error(

@@ -2,12 +2,14 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, run_script, wait_until
 
 from flashactor import FlashAttnProps
 from flashactor.actor.messages import Overflow
 from flashactor.errors import AskTimeoutError, MailboxFullError, RequestError
+from flashactor.telemetry.request_log import RequestLog
 
 # The mailbox.
 
@@ -194,6 +196,12 @@ print(kernels.launched)
         {"restart": 3},
         {"completion": "magic"},
         {"label": 7},
+        {"label": "\ud800"},
+        {"label": "two\nlines"},
+        {"executor": 7},
+        {"observers": None},
+        {"observers": "log"},
+        {"observers": (RequestLog,)},
     ],
     ids=str,
 )
@@ -201,6 +209,11 @@ def test_props_that_make_no_sense_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(RequestError, match=f"^{name}: got"):
         FlashAttnProps(**wrong)
+
+
+def test_numpys_integers_in_props_become_pythons():
+    props = FlashAttnProps(max_in_flight=np.int8(3), mailbox_size=np.uint8(4), device=np.int64(1))
+    assert [type(number) for number in (props.max_in_flight, props.mailbox_size, props.device)] == [int] * 3
 
 
 # Whose turn it is.

@@ -3,12 +3,27 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE, message
+from actor_tools import PATIENCE, Kernels, message
 
-from flashactor.errors import ActorFailedError
+from flashactor import FlashAttnActor, FlashAttnProps
+from flashactor.actor.restarts import RestartPolicy
+from flashactor.errors import ActorFailedError, RequestError
 from flashactor.executors.base import Executor, Outcome, Outputs
 from flashactor.executors.mock import MockExecutor
 from flashactor.testing import ScriptedExecutor
+
+
+class Nameless(Executor):
+    def submit(self, work, done):
+        raise AssertionError("never launched")
+
+
+class Breaking(Executor):
+    name = "breaking"
+
+    def submit(self, work, done):
+        raise RuntimeError("it breaks")
+
 
 NO_OUTCOMES = (
     None,
@@ -52,3 +67,26 @@ def test_a_script_that_returns_no_outputs_is_told_so(start, executor):
     actor, _ = start(executor)
     with pytest.raises(ActorFailedError, match="a mock's script returns Outputs"):
         actor.ask(message()).result(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [lambda: None, lambda: Kernels, Nameless, Nameless(), object(), 0, []],
+    ids=["None", "a class", "makes nameless", "nameless", "object", "0", "list"],
+)
+def test_what_is_no_executor_is_refused_where_it_is_given(executor):
+    before = threading.enumerate()
+    with pytest.raises(RequestError, match=r"^executor: got .* expected (a name, )?an Executor"):
+        FlashAttnActor.start(executor=executor)
+    assert threading.enumerate() == before
+
+
+def test_a_factory_that_makes_none_later_is_a_failure_of_the_actor():
+    made = iter([Breaking(), None])
+    props = FlashAttnProps(restart=RestartPolicy(max_restarts=1, backoff=0.0), max_in_flight=1)
+    with FlashAttnActor.start(props, lambda: next(made)) as actor:
+        first, second = actor.ask(message()), actor.ask(message())
+        with pytest.raises(ActorFailedError, match="it breaks"):
+            first.result(PATIENCE)
+        with pytest.raises(ActorFailedError, match="RequestError: executor: got None"):
+            second.result(PATIENCE)

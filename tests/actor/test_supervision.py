@@ -160,6 +160,11 @@ def test_the_wait_before_a_restart_doubles_up_to_a_limit():
     assert [history.next_delay(1.0) for _ in range(6)] == [0.1, 0.2, 0.4, 0.5, 0.5, None]
 
 
+def test_a_thousand_failures_wait_no_longer_than_the_limit():
+    history = RestartHistory(RestartPolicy(max_restarts=2000, backoff=0.1, max_backoff=0.5))
+    assert [history.next_delay(0.0) for _ in range(2000)][3:] == [0.5] * 1997
+
+
 def test_failures_older_than_the_window_are_forgotten():
     history = RestartHistory(RestartPolicy(max_restarts=2, within=10.0, backoff=0.1))
     assert [history.next_delay(now) for now in (0.0, 5.0, 9.9)] == [0.1, 0.2, None]
@@ -179,6 +184,9 @@ def test_a_policy_of_no_restarts():
         ("within", -1.0),
         ("backoff", float("inf")),
         ("backoff", "1"),
+        ("within", True),
+        ("max_backoff", 1e300),
+        ("backoff", 10**400),
     ],
 )
 def test_the_numbers_of_a_policy(field, value):
