@@ -181,10 +181,16 @@ def test_two_actors_that_wait_for_each_other_do_not_for_ever(reentrant):
     assert BlockingAskError in [type(pending.error) for pending in pendings]
 
 
-def test_an_actor_may_wait_for_another_one(reentrant):
-    second = reentrant(lambda actor, work: 7)
-    first = reentrant(lambda actor, work: second.ask(message(1)).result(PATIENCE).out)
-    assert first.ask(message(0)).result(PATIENCE).out == 7
+def test_an_actor_may_wait_for_another_one_and_later_the_other_for_it(reentrant):
+    actors = []
+
+    def ask_the_other(actor, work):
+        if number_of(work) == 1:
+            return 7
+        return actors[1 - actors.index(actor)].ask(message(1)).result(PATIENCE).out
+
+    actors.extend(reentrant(ask_the_other) for _ in range(2))
+    assert [actor.ask(message(0)).result(PATIENCE).out for actor in actors * 2] == [7] * 4
 
 
 def test_a_callback_that_fails_is_logged_and_the_others_are_called(start, caplog):

@@ -235,7 +235,8 @@ def test_chains_through_full_mailboxes_do_not_deadlock(start, order):
             replies.append(reply)
         await asyncio.to_thread(wait_until, lambda: one.stats().queued + two.stats().queued == 40)
         kernels.open()
-        return [reply.out for reply in await asyncio.gather(*map(reply_to, replies))]
+        answers = await asyncio.wait_for(asyncio.gather(*map(reply_to, replies)), PATIENCE)
+        return [reply.out for reply in answers]
 
     assert asyncio.run(main()) == list(range(40))
 
