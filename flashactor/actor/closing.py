@@ -24,8 +24,14 @@ class Closing(ABC):
         """Stop; everything that was asked is answered when this returns."""
 
     @abstractmethod
+    def begin_stop(self) -> None:
+        """Take no more messages, and end when the others are done; it does not wait."""
+
     async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
         """``stop``, for coroutines."""
+        seconds = None if timeout is None else to_seconds("timeout", timeout)
+        self.begin_stop()
+        await asyncio.to_thread(self.stop, seconds, drain=drain)
 
     def __enter__(self) -> Self:
         return self
@@ -79,12 +85,6 @@ class ActorGroup(Closing):
         self.begin_stop()
         for actor in actors:
             actor.stop(None if end is None else max(end - perf_counter(), 0.0), drain=drain)
-
-    async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
-        """``stop``, for coroutines."""
-        seconds = None if timeout is None else to_seconds("timeout", timeout)
-        self.begin_stop()
-        await asyncio.to_thread(self.stop, seconds, drain=drain)
 
     def begin_stop(self) -> None:
         """Take no more messages, and have all actors end when the others are done; it does not wait."""

@@ -146,14 +146,6 @@ class ActorHandle(Address):
         if first and incarnation is not None:
             incarnation.stop()
 
-    async def aclose(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:
-        """``stop``, for coroutines."""
-        import asyncio
-
-        seconds = None if timeout is None else to_seconds("timeout", timeout)
-        self.begin_stop()
-        await asyncio.to_thread(self.stop, seconds, drain=drain)
-
     # What the supervisor calls.
 
     def next_delay(self) -> float | None:
