@@ -7,6 +7,7 @@ import pytest
 from actor_tools import PATIENCE, message, number_of
 from fake_cuda import DeviceArray
 from pool_tools import Makes, pool_of, received
+from supervision_tools import Raising
 
 from flashactor import Fa2FwdRequest, FlashAttnMsg, MsgKind, PendingReply, RestartPolicy
 from flashactor.errors import (
@@ -19,7 +20,7 @@ from flashactor.errors import (
     OperandError,
     RequestError,
 )
-from flashactor.executors.base import Executor, Outputs
+from flashactor.executors.base import Outputs
 from flashactor.executors.mock import MockExecutor
 
 LAUNCH_ERROR = LaunchError("launch", "a refusal", "a launch", "ask again")
@@ -310,18 +311,14 @@ def test_keys_of_a_stopped_member_move_and_no_others():
     assert sum(gained) == before[2]
 
 
-class Broken(Executor):
-    """Fails as no executor should."""
-
-    name = "broken"
-
-    def submit(self, work, done):
-        raise MemoryError("broken")
+def broken():
+    """An executor that fails as none should, at its first launch."""
+    return Raising(submit=MemoryError("broken"))
 
 
 def pool_with_a_broken_member():
     """Its first actor has been given up."""
-    executors = iter([Broken(), Makes()()])
+    executors = iter([broken(), Makes()()])
     pool = pool_of(2, make=lambda: next(executors), restart=RestartPolicy(max_restarts=0))
     pool.ask(message())  # in flight when the executor breaks
     with pytest.raises(ActorFailedError):
@@ -336,7 +333,7 @@ def test_a_member_that_was_given_up_is_skipped():
 
 def test_a_member_that_is_restarted_is_not_skipped():
     makes = Makes()
-    executors = iter([Broken(), makes(), makes()])
+    executors = iter([broken(), makes(), makes()])
     with pool_of(2, make=lambda: next(executors)) as pool:
         with pytest.raises(ActorFailedError):
             ask(pool, message())

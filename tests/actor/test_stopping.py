@@ -1,10 +1,10 @@
 """Stops: in threads, in coroutines, in callbacks, several at once, and with work that never ends."""
 
 import asyncio
-import threading
 
 import pytest
 from actor_tools import PATIENCE, InThread, Kernels, message, wait_until
+from supervision_tools import Stuck
 
 from flashactor import FlashAttnActor
 from flashactor.errors import ActorStoppedError, BlockingAskError, RequestError
@@ -189,19 +189,12 @@ def test_a_kernel_that_never_ends_does_not_keep_stop_from_ending(start, timeout)
 
 
 def test_a_launch_that_never_returns_does_not_keep_stop_from_ending(start):
-    leave, entered = threading.Event(), threading.Event()
-
-    class Stuck(Kernels):
-        def submit(self, work, done):
-            entered.set()
-            leave.wait(PATIENCE)
-
-    actor, _ = start(Stuck())
+    actor, kernels = start(Stuck(submitting=0))
     pending = actor.ask(message(0))
-    assert entered.wait(PATIENCE)
+    assert kernels.entered.wait(PATIENCE)
     InThread(actor.stop, 0.05).result()
     assert isinstance(pending.error, ActorStoppedError)
-    leave.set()
+    kernels.release.set()
 
 
 @pytest.mark.parametrize("timeout", ["soon", float("nan"), float("inf"), [1]], ids=str)
