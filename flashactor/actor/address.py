@@ -11,7 +11,7 @@ from flashactor.actor.ask import Ask, Desk
 from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.blocking import on_event_loop, waiting_for, would_deadlock
 from flashactor.actor.deadlines import deadlines
-from flashactor.actor.failures import full_error, timeout_error
+from flashactor.actor.failures import full_error, timeout_error, unkept_error
 from flashactor.actor.ledger import TAKEN, Entry, Ledger
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, Overflow
@@ -170,8 +170,8 @@ class Address(ABC):
             ask.fail(timeout_error(ask.timeout, launched=False))
         else:
             try:
-                if timeout is not None:
-                    deadlines.add(ask.asked_at + ask.timeout, ask)
+                if timeout is not None and not self._has_deadline(ask):
+                    return
                 if after is not None:
                     for other in ask.after:
                         other.launched.add_done_callback(self._on_dependency)
@@ -183,6 +183,15 @@ class Address(ABC):
             except BaseException:  # KeyboardInterrupt: the caller will never have the reply
                 ask.cancel()
                 raise
+
+    def _has_deadline(self, ask: Ask) -> bool:
+        """Set a message's deadline; False if it is answered, because no thread can be started for that."""
+        try:
+            deadlines.add(ask.asked_at + ask.timeout, ask)
+        except RuntimeError as error:
+            ask.fail(unkept_error(error))
+            return False
+        return True
 
     def _wait_for_room(self, ask: Ask) -> None:
         """Block until a message is in the mailbox, or answered."""

@@ -80,6 +80,18 @@ def timeout_error(seconds: float, *, launched: bool) -> AskTimeoutError:
     )
 
 
+def unkept_error(cause: RuntimeError) -> ActorFailedError:
+    """The answer to a message whose deadline no thread can keep."""
+    error = ActorFailedError(
+        field="timeout",
+        got=f"{type(cause).__name__}: {cause}",
+        expected="a thread for deadlines",
+        remedy=f"end some threads, or ask without a timeout: {NOT_LAUNCHED}",
+    )
+    error.__cause__ = cause.with_traceback(None)
+    return retry(error, True)
+
+
 def cancelled_error(*, launched: bool) -> AskCancelledError:
     """The answer to a message that was cancelled."""
     return retry(

@@ -6,9 +6,9 @@ import threading
 import pytest
 from actor_tools import PATIENCE, message, run_script, start_script
 
-from flashactor.actor import incarnation
+from flashactor.actor import address, incarnation
 from flashactor.actor.deadlines import Deadlines
-from flashactor.errors import ActorStoppedError
+from flashactor.errors import ActorFailedError, ActorStoppedError
 
 RUNNING = """
 kernels = Kernels()
@@ -179,6 +179,18 @@ def test_no_thread_is_needed_to_stop(start, monkeypatch):
         patch.setattr(threading.Thread, "start", refuse)
         actor.stop(drain=False)
     assert isinstance(pending.error, ActorStoppedError)
+
+
+def test_an_ask_whose_deadline_nobody_can_keep_is_answered_so(start, monkeypatch):
+    actor, kernels = start()
+    monkeypatch.setattr(address, "deadlines", Deadlines())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        pending = actor.ask(message(0), timeout=5.0)
+    assert isinstance(pending.error, ActorFailedError)
+    assert pending.error.retry_safe
+    actor.ask(message(1), timeout=PATIENCE)
+    assert kernels.wait_launched() == [1]
 
 
 def test_deadlines_hold_again_when_there_are_threads_again(monkeypatch):
