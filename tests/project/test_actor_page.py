@@ -1,9 +1,15 @@
-"""docs/actor.md: its example runs, and each row of its failure table names tests that exist."""
+"""docs/actor.md: its examples run, and each row of its failure table names tests that exist."""
 
+import asyncio
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+
+import numpy as np
+
+from flashactor import FlashAttnMsg, PagedAttentionRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "actor.md").read_text()
@@ -29,6 +35,32 @@ def test_the_example_runs():
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "flashactor::fa3::fwd<bf16, 128, full> 3 4\n"
+
+
+def example_with(text):
+    (found,) = (each for each in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if text in each)
+    return found
+
+
+def test_the_example_of_supervision_runs():
+    exec(example_with("RestartPolicy"), {})
+
+
+def test_the_example_of_pools_runs():
+    q, cache = np.ones((1, 1, 2, 64), np.float16), np.ones((4, 16, 2, 64), np.float16)
+    pages, lengths = np.zeros((1, 4), np.int32), np.array([10], np.int32)
+    request = PagedAttentionRequest.from_arrays(q, cache, cache, pages, lengths)
+    names = {
+        "request": request,
+        "messages": [FlashAttnMsg.paged_forward(request)] * 2,
+        "conversation_id": "a",
+        "conversation_ids": ["a", "b"],
+    }
+    coroutine = (
+        f"async def main():\n{textwrap.indent(example_with('FlashAttnPool.start'), '    ')}    return replies"
+    )
+    exec(f"from flashactor import *\n{coroutine}", names)
+    assert [reply.out.shape for reply in asyncio.run(names["main"]())] == [q.shape] * 2
 
 
 def test_every_row_of_the_failure_table_has_a_test():
