@@ -32,9 +32,11 @@ def unexpected_error(error: BaseException, doing: str) -> ActorFailedError:
 
 def closed_error() -> ActorStoppedError:
     """The answer of an executor that was closed or abandoned before."""
-    return ActorStoppedError(
+    error = ActorStoppedError(
         field="executor",
         got="a closed executor",
         expected="an open one",
         remedy="start another actor and send the request again: it was not computed",
     )
+    error.retry_safe = True
+    return error

@@ -140,6 +140,7 @@ def test_a_closed_executor_takes_nothing(start):
     answer = Answer()
     executor.submit(work_of(host_request()), answer)
     assert isinstance(answer.outcome.error, ActorStoppedError)
+    assert answer.outcome.error.retry_safe
 
 
 def test_abandoned_work_is_dropped_unless_it_has_begun_and_none_is_answered(start):
