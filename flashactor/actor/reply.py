@@ -1,4 +1,4 @@
-"""Replies and the handle that one waits for them with, in asyncio and in threads."""
+"""Replies, and replies to come: what one waits for, in asyncio and in threads."""
 
 from __future__ import annotations
 

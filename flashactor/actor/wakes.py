@@ -80,6 +80,11 @@ class DeferredWakes:
 
 
 def running_loop_waker() -> LoopWaker:
+    """The waker of the event loop that runs on the calling thread, one for all that waits there.
+
+    Raises:
+        RuntimeError: none runs there.
+    """
     loop = asyncio.get_running_loop()
     waker: LoopWaker | None = getattr(_thread, "waker", None)
     if waker is None or waker.loop is not loop:

@@ -126,7 +126,7 @@ class Executor(ABC):
     def close(self) -> None:  # noqa: B027  # most have nothing to release
         """Finish what was submitted, call its ``done``, and release everything."""
 
-    def abandon(self) -> None:  # noqa: B027
+    def abandon(self) -> None:  # noqa: B027  # as above
         """Let go without waiting: call no ``done`` any more, and release what can be released.
 
         Arrays that a device may still touch stay alive until it has done so. A ``done`` that comes

@@ -74,7 +74,7 @@ def actor():
         yield running
 
 
-def test_props_are_those_of_the_crate():
+def test_props_have_defaults_and_limits():
     props = FlashAttnProps()
     assert (props.label, props.max_in_flight) == ("flashattn", 8)
     assert FlashAttnActor.mock_props(props).executor == "mock"

@@ -1,4 +1,4 @@
-"""The handle of a reply: coroutines and threads wait for it, each exactly as long as needed."""
+"""A reply to come: coroutines and threads wait for it, each exactly as long as needed."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ import pytest
 from flashactor.actor.reply import PendingReply
 from flashactor.errors import AskTimeoutError, BlockingAskError, LaunchError, RequestError
 
-REPLY = object()  # the handle does not look into what it carries
+REPLY = object()  # whatever carries it does not look into it
 
 
 def later(pending, seconds=0.02, **outcome):

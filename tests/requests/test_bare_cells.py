@@ -91,7 +91,7 @@ def test_a_head_dim_may_come_as_a_numpy_integer():
     assert request.dispatch_key() == Fa2FwdRequest(SmArch.SM80, DType.F16, 64).dispatch_key()
 
 
-def test_positional_like_the_crate():
+def test_arguments_may_be_positional():
     request = Fa2FwdRequest(SmArch.SM80, DType.F16, 64, 1, MaskKind.causal(), PositionBias.NONE, 0, 0.125)
     assert request.kernel_name() == "flashactor::fa2::fwd<f16, 64, causal>"
     assert request.softmax_scale == 0.125
