@@ -12,7 +12,11 @@ from flashactor.errors import OutputError
 
 
 class LastingStream:
-    """A text stream that goes on into nothing once its reader is gone."""
+    """A text stream that goes on into nothing once its reader is gone.
+
+    Attributes:
+        is_read: whether text still goes where it was sent.
+    """
 
     def __init__(self, stream: TextIO, *, required: bool) -> None:
         """Nothing is written yet.
@@ -22,6 +26,7 @@ class LastingStream:
             required: whether text that cannot be written for another reason, such as a full disk, is an
                 error; what is said on stderr is lost in silence.
         """
+        self.is_read = True
         self._stream = stream
         self._required = required
         with suppress(AttributeError):
@@ -51,6 +56,7 @@ class LastingStream:
 
     def _give_up(self, error: OSError) -> None:
         """Point the file descriptor away: what is buffered has to go somewhere, at exit at the latest."""
+        self.is_read = False
         nowhere = os.open(os.devnull, os.O_WRONLY)
         with suppress(OSError):
             os.dup2(nowhere, self._stream.fileno())

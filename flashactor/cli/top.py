@@ -92,14 +92,15 @@ _SWITCH = "start it with FLASHACTOR_MONITOR=1, or have it call flashactor.teleme
 
 
 def _watch(look: Look, options: argparse.Namespace) -> None:
-    """A table that changes on a terminal, one after the other in a pipe."""
+    """A table that changes on a terminal; one after the other in a pipe, until nobody reads there."""
     if not sys.stdout.isatty():
         before = None
-        while True:
+        while getattr(sys.stdout, "is_read", True):
             _print(look, before)
             print(flush=True)
             time.sleep(options.interval)
             before, look = look, _look(options.pid)
+        return
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from flashactor.errors import MockModeError
+from flashactor.errors import MockModeError, RequestError
 from flashactor.executors.base import Done, Executor, Outcome, Outputs, Work
 from flashactor.types import SmArch
 
@@ -23,6 +23,13 @@ class MockExecutor(Executor):
     name = "mock"
 
     def __init__(self, script: Callable[[Work], Outputs] | None = None, arch: SmArch | None = None) -> None:
+        if script is not None and not callable(script):
+            raise RequestError(
+                field="script",
+                got=repr(script),
+                expected="a function of the work that returns Outputs, or nothing",
+                remedy="write MockExecutor(lambda work: Outputs(out=...))",
+            )
         self.arch = arch
         self.seen: deque[Work] = deque(maxlen=REMEMBERED)
         self._script = script

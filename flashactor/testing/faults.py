@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,10 +112,12 @@ class Fault:
         """
         if not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
             raise _fault_error("rate", rate, "a share from 0 to 1")
+        if not is_count(seed, -sys.maxsize):
+            raise _fault_error("seed", seed, "an integer")
         _check_seconds(seconds)
         try:
             chosen = tuple(FaultKind(kind) for kind in kinds)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise _fault_error("kinds", str(error), ", ".join(kind.value for kind in FaultKind)) from None
         if not chosen:
             raise _fault_error("kinds", (), "at least one of " + ", ".join(kind.value for kind in FaultKind))
@@ -185,6 +188,8 @@ class _Sequence:
         self._planned: list[Fault] = []
         self._drawn: list[tuple[RandomFaults, tuple[FaultKind, ...], random.Random]] = []
         for fault in faults:
+            if not isinstance(fault, Fault | RandomFaults):
+                raise _fault_error("faults", fault, "what the class methods of Fault make")
             if isinstance(fault, Fault):
                 if (fault.kind is FaultKind.COMPILE_ERROR) is compiling:
                     self._planned.append(fault)

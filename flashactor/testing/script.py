@@ -97,6 +97,8 @@ class ScriptedExecutor(Executor):
 
         It is called at the launch, on the actor's thread. The other arguments are those of ``reply``.
         """
+        if not callable(function):
+            raise _rule_error("function", repr(function), "a function of the work", "correct function")
 
         def answer(work: Work) -> Outcome:
             return Outcome(outputs=function(work))
@@ -112,6 +114,8 @@ class ScriptedExecutor(Executor):
         delay: float = 0.0,
     ) -> Self:
         """Answer with an error, or with a new one of a type. The other arguments are those of ``reply``."""
+        if not issubclass(error if isinstance(error, type) else type(error), BaseException):
+            raise _rule_error("error", repr(error), "an exception, or a type of one", "correct error")
         if isinstance(error, type):
             _new_error(error, "a request")  # a type that takes other arguments shows here, not in the actor
 
@@ -125,6 +129,7 @@ class ScriptedExecutor(Executor):
 
         ``close`` releases it too.
         """
+        _check_condition(when)
         gate = Gate(self._line)
         with self._lock:
             self._holds.append((when, gate))
@@ -160,6 +165,7 @@ class ScriptedExecutor(Executor):
     def _add(
         self, answer: Callable[[Work], Outcome], when: Condition | None, times: int | None, delay: float
     ) -> Self:
+        _check_condition(when)
         if times is not None and not is_count(times, 1):
             raise _rule_error("times", repr(times), "an integer of at least 1, or None", "correct times")
         if not is_seconds(delay):
@@ -198,6 +204,11 @@ def _answer_without_rule(work: Work) -> Outcome:
             remedy="add one: executor.reply(out=...), .call(function) or .fail(error)",
         )
     )
+
+
+def _check_condition(when: object) -> None:
+    if when is not None and not callable(when):
+        raise _rule_error("when", repr(when), "matching(...), or a function of the work", "correct when")
 
 
 def _new_error(error_type: type[BaseException], kernel_name: str) -> BaseException:

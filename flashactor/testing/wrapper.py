@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flashactor.errors import RequestError
 from flashactor.executors.base import Done, Executor, Marker, Work
 
 
@@ -9,6 +10,17 @@ class Wrapper(Executor):
     """Looks and acts like the executor inside, but for what subclasses change."""
 
     def __init__(self, inner: Executor) -> None:
+        """
+        Raises:
+            RequestError: ``inner`` is no executor.
+        """
+        if not isinstance(inner, Executor):
+            raise RequestError(
+                field="inner",
+                got=repr(inner),
+                expected="an Executor",
+                remedy="pass one that exists, such as ScriptedExecutor()",
+            )
         self.name = inner.name
         self.arch = inner.arch
         self.renewable = inner.renewable

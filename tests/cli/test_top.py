@@ -202,6 +202,19 @@ def test_in_a_pipe_a_table_follows_the_other_until_ctrl_c(start):
     assert "\x1b" not in out
 
 
+def test_in_a_pipe_it_ends_with_its_reader(start):
+    start()
+    with subprocess.Popen(
+        [*TOP, "--interval", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        running.stdout.readline()
+        running.stdout.close()
+        try:
+            assert (running.wait(10.0), running.stderr.read()) == (0, "")
+        finally:
+            running.kill()
+
+
 def test_on_a_terminal_the_table_changes_in_its_place_until_ctrl_c(start):
     one = start()
     ours, theirs = pty.openpty()

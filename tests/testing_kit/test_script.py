@@ -15,7 +15,16 @@ from flashactor.errors import (
     RequestError,
 )
 from flashactor.executors.base import Outputs
-from flashactor.testing import ScriptedExecutor, matching
+from flashactor.executors.mock import MockExecutor
+from flashactor.testing import (
+    Fault,
+    FaultInjectingExecutor,
+    FaultKind,
+    FaultPlan,
+    Recorder,
+    ScriptedExecutor,
+    matching,
+)
 
 
 @pytest.fixture
@@ -209,12 +218,36 @@ def test_answers_keep_their_order_whoever_answers():
         ({"delay": -1}, "delay"),
         ({"delay": float("nan")}, "delay"),
         ({"delay": "1"}, "delay"),
+        ({"delay": 1e300}, "delay"),
+        ({"when": "always"}, "when"),
     ],
 )
 def test_what_a_rule_cannot_be(script, arguments, field):
     with pytest.raises(RequestError) as caught:
         script.reply(**arguments)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("write", "field"),
+    [
+        (lambda script: script.call(None), "function"),
+        (lambda script: script.call(Outputs()), "function"),
+        (lambda script: script.fail("it failed"), "error"),
+        (lambda script: script.fail(int), "error"),
+        (lambda script: script.hold(when="always"), "when"),
+        (lambda script: MockExecutor(Outputs()), "script"),
+        (lambda script: Recorder().watch(None), "inner"),
+        (lambda script: FaultInjectingExecutor(ScriptedExecutor), "inner"),
+        (lambda script: FaultInjectingExecutor(script, "crash"), "faults"),
+        (lambda script: FaultPlan(FaultKind.CRASH), "faults"),
+        (lambda script: Fault.randomly(0.5, seed=None), "seed"),
+        (lambda script: Fault.randomly(0.5, seed=1, kinds=None), "kinds"),
+    ],
+)
+def test_nonsense_is_refused_where_it_is_written(script, write, field):
+    with pytest.raises(RequestError, match=f"^{field}: got "):
+        write(script)
 
 
 def test_a_rule_that_nothing_reaches_is_refused(script):
