@@ -117,6 +117,14 @@ class Compiling(Work):
         self._not_ready[self._number].append(callback)
 
 
+def busy(start, **props):
+    """An actor with one message in flight, and no place for another."""
+    actor, kernels = start(max_in_flight=1, **props)
+    actor.ask(message(0))
+    kernels.wait_launched()
+    return actor, kernels
+
+
 async def reply_to(pending):
     """What a task is made of."""
     return await pending
