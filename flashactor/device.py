@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Self, cast
 
 from flashactor.actor.closing import ActorGroup
-from flashactor.actor.failures import forked_error, own_copy, stopped_error
+from flashactor.actor.failures import forked_error, own_copy, retry
 from flashactor.actor.handle import EXIT_SECONDS
 from flashactor.actor.messages import DEFAULT_POLICY, FlashAttnProps
 from flashactor.actor.restarts import RestartPolicy
 from flashactor.actor.supervised_kernels import SupervisedKernels
 from flashactor.actor.supervisor import Supervisor
-from flashactor.errors import ContextPoisonedError, RequestError
+from flashactor.errors import ActorStoppedError, ContextPoisonedError, RequestError
 from flashactor.service import ExecutorChoice, FlashAttnActor, kernel_source
 from flashactor.types import is_count
 
@@ -102,7 +102,7 @@ class DeviceActor(ActorGroup):
             raise forked_error()
         with self._lock:  # two of one label cannot start at the same time, and none while all are stopped
             if self._stopping:
-                raise stopped_error("start another with DeviceActor.start()")
+                raise _stopped_error()
             if self.failure is not None:
                 raise own_copy(self.failure)
             if props is None:
@@ -157,6 +157,16 @@ class DeviceActor(ActorGroup):
         """
         super().stop(timeout, drain=drain)
         self._supervisor.stop()
+
+
+def _stopped_error() -> ActorStoppedError:
+    error = ActorStoppedError(
+        field="spawn",
+        got="a call on a stopped DeviceActor",
+        expected="a running one",
+        remedy="start another with DeviceActor.start()",
+    )
+    return retry(error, True)
 
 
 def _start_error(field: str, got: object, expected: str) -> RequestError:
