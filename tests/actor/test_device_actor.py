@@ -108,7 +108,7 @@ def test_misuse_of_spawn(device):
     with pytest.raises(RequestError, match=r"^props: got 'label'; expected a FlashAttnProps"):
         device.spawn("label")
     device.stop()
-    with pytest.raises(ActorStoppedError, match=r"^spawn: got .* DeviceActor\.start\(\)$"):
+    with pytest.raises(ActorStoppedError, match=r"^spawn: got .* DeviceActor\.start\(\)\.$"):
         device.spawn(executor="mock")
 
 
