@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
-from flashactor.actor.ask import Ask, Desk
+from flashactor.actor.ask import NO_WISHES, Ask, Desk, Wishes
 from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.blocking import on_event_loop, waiting_for, would_deadlock
 from flashactor.actor.deadlines import deadlines
@@ -19,7 +19,6 @@ from flashactor.actor.reply import AttentionReply, PendingReply, to_seconds
 from flashactor.errors import BlockingAskError, FlashAttnError, RequestError
 from flashactor.requests import AttentionRequest
 from flashactor.streams import stream_address
-from flashactor.telemetry.events import notify
 from flashactor.types import is_count
 
 After = PendingReply[Any] | Iterable[PendingReply[Any]] | None
@@ -139,55 +138,70 @@ class Address(ABC):
             ask.request = msg.request
             if not isinstance(ask.request, AttentionRequest):
                 raise _option_error("msg.request", type(ask.request).__name__, "an attention request")
-            if timeout is not None:
-                ask.timeout = to_seconds("timeout", timeout)
-            if priority != 0 or type(priority) is not int:
-                ask.priority = _priority(priority)
-                self._mailbox.in_lanes = True
-            if caller is not None:
-                ask.caller = _caller(caller)
-                self._mailbox.in_lanes = True
-            if after is not None:
-                ask.after = _after(after)
-            if stream is not None:
-                ask.stream = stream_address(stream)
+            modest = timeout is None and type(priority) is int and priority == 0
+            if not (modest and caller is None and after is None and stream is None):
+                self._read_wishes(ask, timeout, priority, caller, after, stream)
         except FlashAttnError as error:
             refusal = error
         except Exception as error:  # of the caller's own objects
             refusal = _option_error("ask", f"{type(error).__name__}: {error}", "options that can be read")
             refusal.__cause__ = error
-        desk = self._desk
-        if desk.observers:
-            notify(desk.observers, "asked", ask)
+        if self._desk.observers:
+            ask.tell("asked")
         entry = self._ledger.enter(ask)
+        try:
+            if entry is TAKEN and refusal is None and ask.wishes is NO_WISHES:
+                self._mailbox.put(ask)
+            else:
+                self._deliver(ask, entry, refusal)
+        except BaseException:  # KeyboardInterrupt: the caller will never have the reply
+            ask.cancel()
+            raise
+
+    def _read_wishes(
+        self,
+        ask: Ask,
+        timeout: float | None,
+        priority: int,
+        caller: Hashable,
+        after: After,
+        stream: object,
+    ) -> None:
+        ask.wishes = Wishes(
+            _priority(priority),
+            None if caller is None else _caller(caller),
+            None if stream is None else stream_address(stream),
+            None if timeout is None else to_seconds("timeout", timeout),
+        )
+        if after is not None:
+            ask.after = _after(after)
+        if ask.priority != 0 or caller is not None:
+            self._mailbox.in_lanes = True
+
+    def _deliver(self, ask: Ask, entry: Entry, refusal: FlashAttnError | None) -> None:
+        """Put a message into the mailbox now or when there is room, or answer it."""
+        timeout = ask.wishes.timeout
         if refusal is not None:
             ask.fail(refusal)
         elif entry is Entry.CLOSED:
             ask.fail(self._refusal())
         elif entry is Entry.FULL and self.props.overflow is Overflow.FAIL:
             ask.fail(full_error(self._ledger.size))
-        elif timeout is not None and ask.timeout <= 0.0:
-            ask.fail(timeout_error(ask.timeout, launched=False))
-        else:
-            try:
-                if timeout is not None and not self._has_deadline(ask):
-                    return
-                if after is not None:
-                    for other in ask.after:
-                        other.launched.add_done_callback(self._on_dependency)
-                        other.add_done_callback(self._on_dependency)
-                if entry is TAKEN or on_event_loop():
-                    self._mailbox.put(ask)
-                else:
-                    self._wait_for_room(ask)
-            except BaseException:  # KeyboardInterrupt: the caller will never have the reply
-                ask.cancel()
-                raise
+        elif timeout is not None and timeout <= 0.0:
+            ask.fail(timeout_error(timeout, launched=False))
+        elif timeout is None or self._has_deadline(ask, timeout):
+            for other in ask.after:
+                other.launched.add_done_callback(self._on_dependency)
+                other.add_done_callback(self._on_dependency)
+            if entry is TAKEN or on_event_loop():
+                self._mailbox.put(ask)
+            else:
+                self._wait_for_room(ask)
 
-    def _has_deadline(self, ask: Ask) -> bool:
+    def _has_deadline(self, ask: Ask, timeout: float) -> bool:
         """Set a message's deadline; False if it is answered, because no thread can be started for that."""
         try:
-            deadlines.add(ask.asked_at + ask.timeout, ask)
+            deadlines.add(ask.asked_at + timeout, ask)
         except RuntimeError as error:
             ask.fail(unkept_error(error))
             return False

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Hashable
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashactor.actor.blocking import Server
 from flashactor.actor.failures import cancelled_error, malformed_outcome, stopped_error, timeout_error
@@ -18,7 +18,7 @@ from flashactor.errors import ContextPoisonedError
 from flashactor.executors.base import Executor, Outcome, Outputs, Work
 from flashactor.requests import AttentionRequest
 from flashactor.telemetry.bound_log import bound_log
-from flashactor.telemetry.events import Observer, notify
+from flashactor.telemetry.events import Observer, RequestEvent, notify
 
 _numbers = itertools.count(1)
 _NOTHING = Outcome()
@@ -55,6 +55,25 @@ class Desk(Server):
         self.on_poison: Callable[[Ask, ContextPoisonedError], BaseException] = _as_it_is
 
 
+class Wishes(NamedTuple):
+    """What else a caller says: most say nothing, and share one.
+
+    Attributes:
+        priority: higher goes first.
+        caller: whose message it is.
+        stream: address of the caller's stream.
+        timeout: seconds from the ask to its deadline; None for none.
+    """
+
+    priority: int = 0
+    caller: Hashable = None
+    stream: int | None = None
+    timeout: float | None = None
+
+
+NO_WISHES = Wishes()
+
+
 class Ask:
     """A message and the reply that it owes (None for ``tell``).
 
@@ -66,29 +85,22 @@ class Ask:
         "after",
         "asked_at",
         "bounced",
-        "caller",
-        "compile_seconds",
         "desk",
-        "error",
+        "event",
         "executor_name",
         "gate",
         "generation",
         "kernel_name",
         "key",
-        "launch_seconds",
         "launched",
         "launched_at",
-        "noted",
         "pending",
-        "priority",
         "request",
         "request_id",
         "settled",
-        "settled_at",
-        "stream",
         "taken_at",
-        "timeout",
         "waited_for_kernel",
+        "wishes",
         "work",
     )
 
@@ -100,22 +112,16 @@ class Ask:
         self.request_id = next(_numbers)
         self.request: AttentionRequest | None = None
         self.work: Work | None = None
-        self.priority: int = 0
-        self.caller: Hashable = None
-        self.stream: int | None = None
+        self.wishes = NO_WISHES
         self.after: tuple[PendingReply[Any], ...] = ()
-        self.timeout = 0.0
         self.key: DispatchKey | None = None
         self.kernel_name = self.executor_name = ""
-        self.taken_at = self.launched_at = self.settled_at = 0.0
-        self.waited_for_kernel = self.compile_seconds = self.launch_seconds = 0.0
+        self.taken_at = self.launched_at = self.waited_for_kernel = 0.0
         self.generation = 0
-        self.error: BaseException | None = None
         # Of the ledger: whether it was launched, and whether it was answered.
-        self.launched = self.settled = False
-        self.bounced = False
+        self.launched = self.settled = self.bounced = False
         self.gate: threading.Event | None = None
-        self.noted: dict[Any, Any] | None = None
+        self.event: RequestEvent | None = None  # where there are observers
         self.asked_at = perf_counter()
 
     @property
@@ -124,21 +130,34 @@ class Ask:
         return self
 
     @property
-    def actor(self) -> str:
-        """The label of the actor."""
-        return self.desk.label
-
-    @property
     def server(self) -> Server:
         """The actor, as something to wait for."""
         return self.desk
 
     @property
-    def notes(self) -> dict[Any, Any]:
-        """What observers keep with it."""
-        if self.noted is None:
-            self.noted = {}
-        return self.noted
+    def priority(self) -> int:
+        """Higher goes first."""
+        return self.wishes.priority
+
+    @property
+    def caller(self) -> Hashable:
+        """Whose it is."""
+        return self.wishes.caller
+
+    def tell(self, step: str) -> None:
+        """Tell the observers of a step, if there are any: the name of a method of theirs."""
+        observers = self.desk.observers
+        if not observers:
+            return
+        event = self.event
+        if event is None:
+            wishes = self.wishes
+            event = self.event = RequestEvent(
+                self.desk.label, self.request_id, wishes.caller, wishes.priority, self.asked_at
+            )
+        event.key, event.kernel_name, event.executor_name = self.key, self.kernel_name, self.executor_name
+        event.taken_at, event.launched_at = self.taken_at, self.launched_at
+        notify(observers, step, event)
 
     def admit(self, executor: Executor, generation: int) -> Work | None:
         """Resolve the request on an executor, and let it prepare the work; None if it is answered by now.
@@ -153,7 +172,7 @@ class Ask:
             self.taken_at = perf_counter()
         self.executor_name, self.generation = executor.name, generation
         self.key, self.kernel_name = request.resolve(executor.arch)
-        work = executor.prepare(Work(request, self.key, self.kernel_name, self.stream))
+        work = executor.prepare(Work(request, self.key, self.kernel_name, self.wishes.stream))
         if self.generation != generation:  # it took so long that another thread has prepared it
             return None
         if not work.ready:
@@ -203,9 +222,9 @@ class Ask:
             return
         pending, self.pending = self.pending, None
         try:
-            if desk.observers:
-                self.settled_at, self.compile_seconds, self.launch_seconds = now, compiled, launched
-                notify(desk.observers, "settled", self)
+            if self.event is not None:
+                self.event.compile_seconds, self.event.launch_seconds = compiled, launched
+                self._tell_end(now)
         finally:
             if pending is not None:
                 pending.settle(
@@ -245,9 +264,9 @@ class Ask:
             desk.settled_early(self)
         self.open_gate()
         try:
-            if desk.observers:
-                self.settled_at, self.error = perf_counter(), error
-                notify(desk.observers, "settled", self)
+            if self.event is not None:
+                self.event.error = error
+                self._tell_end(perf_counter())
         finally:
             if pending is not None:
                 pending.settle(None, error)
@@ -261,7 +280,7 @@ class Ask:
 
     def expire(self) -> None:
         """Its deadline has come."""
-        self._give_up(partial(timeout_error, self.timeout))
+        self._give_up(partial(timeout_error, self.wishes.timeout or 0.0))
 
     def stop(self) -> None:
         """Its actor will not answer it any more."""
@@ -278,8 +297,10 @@ class Ask:
         return self.fail(make(launched=launched), None if launched else make)
 
     def _finish_badly(self, outcome: Outcome, error: BaseException) -> None:
-        self.compile_seconds = self.waited_for_kernel + outcome.compile_seconds
-        self.launch_seconds = outcome.launch_seconds
+        event = self.event
+        if event is not None:
+            event.compile_seconds = self.waited_for_kernel + outcome.compile_seconds
+            event.launch_seconds = outcome.launch_seconds
         if isinstance(error, ContextPoisonedError):
             error = self.desk.on_poison(self, error)
             if outcome.refused:  # the work did not begin here, and may in another context
@@ -287,6 +308,11 @@ class Ask:
                 return
         if self.desk.ledger.land(self):
             self.fail(error)
+
+    def _tell_end(self, now: float) -> None:
+        if self.event is not None:
+            self.event.settled_at = now
+        self.tell("settled")
 
     def _kernel_is_there(self) -> None:
         self.waited_for_kernel = perf_counter() - self.taken_at

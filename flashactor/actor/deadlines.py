@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
 import threading
 from time import perf_counter
 from typing import Protocol
 
 from flashactor.actor.blocking import serve_all
+from flashactor.telemetry.bound_log import LastingLogger
 
-log = logging.getLogger("flashactor.actor")
+log = LastingLogger("flashactor.actor")
 
 LEAST_SWEEP = 1024
 """Entries below which settled ones are left in the heap until their time comes."""

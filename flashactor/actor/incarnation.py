@@ -19,7 +19,6 @@ from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.wakes import DeferredWakes
 from flashactor.errors import ContextPoisonedError, FlashAttnError
 from flashactor.executors.base import Executor, Work
-from flashactor.telemetry.events import notify
 
 STUCK_SECONDS = 1.0
 """How long the thread of a failed incarnation may take to notice before it counts as stuck, and is left."""
@@ -141,12 +140,13 @@ class Inbox:
             while not self._control:
                 if incarnation.cause is not None:
                     return END
-                ask = mailbox.next()
                 wakes.flush()
+                ask = mailbox.next()
                 if ask is not None:
                     return ask
                 if incarnation.stopping and ledger.is_idle:
                     return END
+                wakes.flush()  # of those that ``next`` has answered
                 ask = mailbox.wait()
                 if ask is not None:
                     return ask
@@ -262,7 +262,7 @@ class DispatchActor(pykka.ThreadingActor):
             incarnation.give_back(ask)
             return
         if self._observers:
-            notify(self._observers, "launching", ask)
+            ask.tell("launching")
         if incarnation.hang_seconds is not None:
             deadlines.add(ask.launched_at + incarnation.hang_seconds, _Watch(ask, incarnation))
         pending = ask.pending
@@ -273,7 +273,7 @@ class DispatchActor(pykka.ThreadingActor):
         if pending is not None:
             pending.settle_launch(marker)
         if self._observers:
-            notify(self._observers, "launched", ask)
+            ask.tell("launched")
 
 
 class _Watch:

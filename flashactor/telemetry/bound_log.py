@@ -7,7 +7,37 @@ An application that configures nothing sees what ``logging`` shows by default, w
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+_METHODS = frozenset({"debug", "info", "warning", "error", "critical", "exception"})
+
+
+class LastingLogger:
+    """A logger of the standard library's, for threads that answer messages.
+
+    What the application's handlers and filters raise is printed, as ``logging`` prints what its own raise,
+    and reaches nobody: it must not cost a message, or a thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._logger, name)
+        return partial(_log, found) if name in _METHODS else found
+
+
+def _log(method: Callable[..., None], *args: Any, **options: Any) -> None:
+    options.setdefault("stacklevel", 2)
+    try:
+        method(*args, **options)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr is not None:
+            traceback.print_exc()
 
 
 def bound_log(name: str, **context: Any) -> Any:
@@ -18,7 +48,7 @@ def bound_log(name: str, **context: Any) -> Any:
     import structlog  # 25 ms, and importing flashactor must not take it
 
     return structlog.wrap_logger(
-        logging.getLogger(f"flashactor.{name}"),
+        LastingLogger(f"flashactor.{name}"),
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flashactor.telemetry.bound_log import LastingLogger
 
 if TYPE_CHECKING:
     from flashactor.dispatch import DispatchKey
 
 
-class RequestEvent(Protocol):
+@dataclass(slots=True, eq=False)
+class RequestEvent:
     """A request on its way through an actor, as observers see it.
 
     Attributes:
@@ -25,25 +28,21 @@ class RequestEvent(Protocol):
         notes: observers' own values, by the observer.
     """
 
+    actor: str
     request_id: int
     caller: Hashable
     priority: int
-    key: DispatchKey | None
-    kernel_name: str
-    executor_name: str
     asked_at: float
-    taken_at: float
-    launched_at: float
-    settled_at: float
-    compile_seconds: float
-    launch_seconds: float
-    error: BaseException | None
-
-    @property
-    def actor(self) -> str: ...
-
-    @property
-    def notes(self) -> dict[Any, Any]: ...
+    key: DispatchKey | None = None
+    kernel_name: str = ""
+    executor_name: str = ""
+    taken_at: float = 0.0
+    launched_at: float = 0.0
+    settled_at: float = 0.0
+    compile_seconds: float = 0.0
+    launch_seconds: float = 0.0
+    error: BaseException | None = None
+    notes: dict[Any, Any] = field(default_factory=dict)
 
 
 class Observer:
@@ -66,7 +65,7 @@ class Observer:
         """On the thread that answers, once for each request, before the answer reaches the caller."""
 
 
-log = logging.getLogger("flashactor.telemetry")
+log = LastingLogger("flashactor.telemetry")
 
 
 def notify(observers: tuple[Observer, ...], step: str, event: RequestEvent) -> None:
