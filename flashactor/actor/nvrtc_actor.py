@@ -6,7 +6,6 @@ kernel is compiled once (``flashactor.cache.claim``).
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -22,13 +21,14 @@ import pykka
 from flashactor.actor.failures import actor_failed, busy_error, own_copy, stopped_error
 from flashactor.actor.reply import PendingReply, to_seconds
 from flashactor.errors import ActorStoppedError, FlashAttnError, RequestError
+from flashactor.telemetry.bound_log import LastingLogger
 from flashactor.types import is_count
 
 if TYPE_CHECKING:
     from flashactor.cache.record import CachedKernel
     from flashactor.kernels.spec import KernelSpec
 
-log = logging.getLogger("flashactor.actor")
+log = LastingLogger("flashactor.actor")
 
 MAX_WORKERS = 8
 """Threads of an actor that was told no number: a burst of new kernels should leave the host some cores."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import threading
@@ -17,8 +16,9 @@ from flashactor.actor.wakes import LoopWaker, running_loop_waker
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import AskTimeoutError, RequestError
 from flashactor.executors.base import Marker
+from flashactor.telemetry.bound_log import LastingLogger
 
-log = logging.getLogger("flashactor.actor")
+log = LastingLogger("flashactor.actor")
 
 
 class Timings(NamedTuple):

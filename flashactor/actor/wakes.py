@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 
-log = logging.getLogger("flashactor.actor")
+from flashactor.telemetry.bound_log import LastingLogger
+
+log = LastingLogger("flashactor.actor")
 
 
 class LoopWaker:

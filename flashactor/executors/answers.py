@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from flashactor.errors import ActorFailedError, ActorStoppedError
 from flashactor.executors.base import Done, Outcome
+from flashactor.telemetry.bound_log import LastingLogger
 
-log = logging.getLogger("flashactor.executors")
+log = LastingLogger("flashactor.executors")
 
 
 def answer(done: Done, outcome: Outcome) -> None:

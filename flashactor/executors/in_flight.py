@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -16,8 +15,9 @@ from flashactor.executors.base import Done, Outcome, Outputs, Work
 from flashactor.executors.completion import Waiter
 from flashactor.executors.cuda_driver import CudaDriver
 from flashactor.executors.operands import outputs_of
+from flashactor.telemetry.bound_log import LastingLogger
 
-log = logging.getLogger("flashactor.executors.cuda")
+log = LastingLogger("flashactor.executors.cuda")
 
 
 @dataclass(frozen=True, slots=True)

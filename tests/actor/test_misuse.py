@@ -10,6 +10,7 @@ from actor_tools import PATIENCE, InThread, Kernels, message, number_of, reply_t
 
 from flashactor import FlashAttnActor, FlashAttnProps
 from flashactor.errors import (
+    ActorFailedError,
     ActorStoppedError,
     AskCancelledError,
     BlockingAskError,
@@ -224,6 +225,36 @@ def test_an_observer_that_raises_keeps_no_reply_back(error):
         assert isinstance(pendings[1].error, AskCancelledError)
         with suppress(KeyboardInterrupt):
             kernels.open()
+
+
+def test_a_log_handler_that_raises_costs_neither_messages_nor_threads(capsys):
+    class Raising(logging.Handler):
+        def emit(self, record):
+            raise ZeroDivisionError(record.getMessage())
+
+    class CrashingOnce(Kernels):
+        def submit(self, work, done):
+            if not self.launched:
+                self.launched.append(0)
+                raise RuntimeError("it breaks")
+            super().submit(work, done)
+
+    logger, handler = logging.getLogger("flashactor"), Raising()
+    logger.addHandler(handler)
+    try:
+        with FlashAttnActor.start(executor=CrashingOnce(held=False)) as actor:
+            with pytest.raises(ActorFailedError, match="it breaks"):
+                actor.ask(message(0)).result(PATIENCE)
+            actor.tell("nonsense")
+            pending = actor.ask(message(1))
+            pending.add_done_callback(lambda reply: 1 / 0)
+            assert pending.result(PATIENCE).out == 1
+            assert actor.stats().generation == 2
+    finally:
+        logger.removeHandler(handler)
+    printed = capsys.readouterr().err
+    for event in ("executor.failed", "actor.failed", "actor.restarted", "tell.failed", "a callback of a"):
+        assert f"ZeroDivisionError: {event}" in printed
 
 
 def test_observers_that_raise_at_every_step_are_logged(start, caplog):
