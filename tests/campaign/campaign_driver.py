@@ -201,7 +201,9 @@ class Run:
             self._check_batch(numbers, batch)
 
     def _all_is_noted(self) -> bool:
-        """Whether those who answer, and who end executors, have told the record of it."""
+        """Whether those who ask, who answer, and who end executors have told the record of it."""
+        if len(self.record.of("ask")) > len(self.record.of("ask returned")):
+            return False
         answered = {event.about for event in self.record.of("answered")}
         if self.record.unanswered() or not answered >= set(self.pendings):
             return False

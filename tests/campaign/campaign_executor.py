@@ -118,9 +118,9 @@ class Stage:
         """Let the present executor refuse everything."""
         with self.lock:
             if self.present is not None:
-                self.present.lost = True
                 generation = self.present.generation
                 self.record.add("lost", generation, actor=self.actor, generation=generation)
+                self.present.lost = True
 
     def become_ready(self, index: int) -> bool:
         """Let something be ready; False if nothing waits."""
@@ -215,14 +215,15 @@ class StagedExecutor(Executor):
     def end(self, number: int, done: Done, how: End) -> None:
         """A kernel ends, and the actor hears of it."""
         if how is End.POISON:
-            self.lost = True
             self._note("lost", self.generation)
+            self.lost = True
+        lost = self.lost  # by now; another kernel may lose it in between
         outcome = Outcome(outputs=Outputs(out=number))
-        if self.lost:
+        if lost:
             outcome = Outcome(error=poisoned())
         elif how is End.FAIL:
             outcome = Outcome(error=OutOfMemoryError("memory", "too little", "more", "free some"))
-        self._note("done", number, how="lost" if outcome.error and self.lost else how.value)
+        self._note("done", number, how="lost" if lost else how.value)
         done(outcome)
         if how is End.TWICE:
             done(outcome)
