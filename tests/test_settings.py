@@ -100,7 +100,7 @@ def test_a_port(text, port):
 
 @pytest.mark.parametrize("text", ["65536", "-1", "http", "1.5", "٣"])
 def test_what_is_no_port(text):
-    with pytest.raises(SettingsError, match="FLASHACTOR_METRICS_PORT: got .*from 0 to 65535"):
+    with pytest.raises(SettingsError, match=r"FLASHACTOR_METRICS_PORT: got .*from 0 to 65535"):
         Settings.from_environment({"FLASHACTOR_METRICS_PORT": text})
 
 
