@@ -173,7 +173,7 @@ END = _End()
 
 
 class _Left(Exception):  # noqa: N818  # no error: a way out
-    """A thread was stuck, and another one reads the mailbox now: it must not touch it any more."""
+    """An incarnation failed while its thread read the mailbox: another one will, or does by now."""
 
 
 class DispatchActor(pykka.ThreadingActor):
@@ -247,7 +247,7 @@ class DispatchActor(pykka.ThreadingActor):
         except BaseException as error:
             incarnation.desk.log.exception("executor.prepare_failed")
             admitted, refusal = False, actor_failed(error)
-        if incarnation.settled:
+        if incarnation.cause is not None:  # it is over; and if this took long, another thread reads by now
             raise _Left
         if refusal is not None:
             ask.fail(refusal)

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE, Compiling, Kernels, message, wait_until
+from actor_tools import PATIENCE, Compiling, Kernels, message, number_of, wait_until
 from supervision_tools import AT_ONCE, Factory, Stuck, ask_all, faulty, kinds, launched, settled, start
 
 from flashactor import DeviceActor, FlashAttnProps
@@ -192,3 +192,28 @@ def test_a_lost_context_that_an_executor_reports_after_it_was_left_is_not_heard(
         factory.made[1].finish(1)
         assert pending.result(PATIENCE).out == 1
         assert actor.stats().generation == 2
+
+
+class FailsMeanwhile(Kernels):
+    """Another thread finds that the actor has failed while it prepares number 1; 1 to 3 come at once."""
+
+    def submit(self, work, done):
+        self.pendings = [self.actor.ask(message(number)) for number in (1, 2, 3)]
+        super().submit(work, done)
+
+    def prepare(self, work):
+        if number_of(work) == 1:
+            self.actor.fail(OSError("broken"))
+        return super().prepare(work)
+
+
+def test_a_thread_whose_incarnation_has_failed_takes_no_more_messages():
+    first = FailsMeanwhile()
+    made = iter([first])
+    factory = Factory(lambda: next(made, None) or Kernels(held=False))
+    with start(factory) as actor:
+        first.actor = actor
+        assert kinds(settled([actor.ask(message(0))])) == ["ActorFailedError"]
+        assert kinds(settled(first.pendings)) == [1, 2, 3]
+        assert first.prepared == [0, 1]
+        assert factory.made[1].prepared == [1, 2, 3]
