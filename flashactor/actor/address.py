@@ -12,6 +12,7 @@ from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.blocking import on_event_loop, waiting_for, would_deadlock
 from flashactor.actor.deadlines import deadlines
 from flashactor.actor.failures import full_error, timeout_error, unkept_error
+from flashactor.actor.lanes import Caller
 from flashactor.actor.ledger import TAKEN, Entry, Ledger
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps, Overflow
@@ -20,6 +21,9 @@ from flashactor.errors import BlockingAskError, FlashAttnError, RequestError
 from flashactor.requests import AttentionRequest
 from flashactor.streams import stream_address
 from flashactor.types import is_count
+
+_PLAIN = (str, int, bytes)
+"""Types of callers that compare without running code of the application's."""
 
 After = PendingReply[Any] | Iterable[PendingReply[Any]] | None
 
@@ -260,11 +264,12 @@ def _priority(priority: Any) -> int:
 
 
 def _caller(caller: Hashable) -> Hashable:
+    if type(caller) in _PLAIN:
+        return caller
     try:
-        hash(caller)
+        return Caller(caller)
     except TypeError:
         raise _option_error("caller", repr(caller), "anything hashable") from None
-    return caller
 
 
 def _after(after: Any) -> tuple[PendingReply[Any], ...]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flashactor.actor.blocking import Server
 from flashactor.actor.failures import cancelled_error, malformed_outcome, stopped_error, timeout_error
+from flashactor.actor.lanes import Caller
 from flashactor.actor.ledger import Ledger
 from flashactor.actor.reply import AttentionReply, PendingReply, Timings
 from flashactor.dispatch import DispatchKey
@@ -60,7 +61,7 @@ class Wishes(NamedTuple):
 
     Attributes:
         priority: higher goes first.
-        caller: whose message it is.
+        caller: whose message it is; a ``Caller`` around what is no plain text or number.
         stream: address of the caller's stream.
         timeout: seconds from the ask to its deadline; None for none.
     """
@@ -153,7 +154,11 @@ class Ask:
         if event is None:
             wishes = self.wishes
             event = self.event = RequestEvent(
-                self.desk.label, self.request_id, wishes.caller, wishes.priority, self.asked_at
+                self.desk.label,
+                self.request_id,
+                wishes.caller.value if isinstance(wishes.caller, Caller) else wishes.caller,
+                wishes.priority,
+                self.asked_at,
             )
         event.key, event.kernel_name, event.executor_name = self.key, self.kernel_name, self.executor_name
         event.taken_at, event.launched_at = self.taken_at, self.launched_at

@@ -8,6 +8,28 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 
+class Caller:
+    """An object of the application's as a key that does not fail on the actor's thread: hashed once, and
+    unequal to what it cannot be compared with.
+    """
+
+    __slots__ = ("_hash", "value")
+
+    def __init__(self, value: Hashable) -> None:
+        """Raises what ``hash`` raises, on the thread that asks."""
+        self.value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        try:
+            return bool(self.value == (other.value if isinstance(other, Caller) else other))
+        except Exception:
+            return False
+
+
 class Queueable(Protocol):
     """What can wait in lanes."""
 

@@ -9,6 +9,7 @@ from actor_tools import PATIENCE, InThread, Kernels, message, reply_to, run_scri
 from flashactor import FlashAttnProps
 from flashactor.actor.messages import Overflow
 from flashactor.errors import AskTimeoutError, MailboxFullError, RequestError
+from flashactor.telemetry.events import Observer
 from flashactor.telemetry.request_log import RequestLog
 
 # The mailbox.
@@ -250,6 +251,50 @@ def test_priorities_hold_whoever_asks(start):
 def test_callers_take_turns(start):
     asks = [(number, {"caller": caller}) for number, caller in enumerate("aaabbc")]
     assert queued_behind_one(start, asks) == [0, 3, 5, 1, 4, 2]
+
+
+class Equal:
+    """Equal to each other, but not the same; observers see it."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return isinstance(other, Equal)
+
+
+class NotComparable(Equal):
+    def __eq__(self, other):
+        raise ZeroDivisionError("as the values of arrays")
+
+    __hash__ = Equal.__hash__
+
+
+class Changing:
+    """A caller whose hash changes after it was given."""
+
+    def __init__(self):
+        self.hashed = 0
+
+    def __hash__(self):
+        self.hashed += 1
+        return self.hashed
+
+
+@pytest.mark.parametrize(
+    ("caller", "order"),
+    [(Equal, [0, 3, 1, 2]), (NotComparable, [0, 1, 2, 3]), (Changing, [0, 1, 2, 3])],
+)
+def test_callers_that_are_objects(start, caller, order):
+    asks = [(number, {"caller": caller()}) for number in range(3)] + [(3, {})]
+    heard = []
+
+    class Listening(Observer):
+        def asked(self, event):
+            heard.append(event.caller)
+
+    assert queued_behind_one(start, asks, observers=(Listening(),)) == order
+    assert [type(each) for each in heard] == [type(None), caller, caller, caller, type(None)]
 
 
 def test_who_names_no_caller_is_one_caller(start):
