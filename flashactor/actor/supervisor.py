@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Protocol
 
 import pykka
 
 from flashactor.actor.blocking import serve_all
+from flashactor.actor.deadlines import deadlines
 from flashactor.actor.incarnation import Incarnation
 from flashactor.errors import ContextPoisonedError
 from flashactor.telemetry.bound_log import bound_log
+
+RETRY_SECONDS = 1.0
+"""How long a supervisor waits where it has no thread, before it tries to start one again."""
 
 
 class Restartable(Protocol):
@@ -89,7 +94,6 @@ class Supervisor:
         self._lock = threading.Lock()
         self._children: dict[Child, None] = {}
         self._ref: pykka.ActorRef[_SupervisorActor] | None = None
-        self._timers: set[threading.Timer] = set()
         self._stopping = self._ended = False
 
     def children(self) -> list[Child]:
@@ -133,20 +137,28 @@ class Supervisor:
     def _end(self) -> None:
         with self._lock:
             self._ended = True
-            timers, self._timers = self._timers, set()
             ref, self._ref = self._ref, None
-        for timer in timers:
-            timer.cancel()
         if ref is not None:
             ref.stop(block=False)
 
-    def _tell(self, message: _Failed | _Died) -> None:
+    def _tell(self, message: _Failed | _Died | _Restart) -> None:
         with self._lock:
             if self._ended:
                 return
-            if self._ref is None or not self._ref.is_alive():
-                self._ref = _SupervisorActor.start(self)
-            self._ref.tell(message)
+            try:
+                if self._ref is None or not self._ref.is_alive():
+                    self._ref = _SupervisorActor.start(self)
+                self._ref.tell(message)
+                return
+            except (RuntimeError, pykka.ActorDeadError):  # there are no more threads; or pykka's registry
+                self._ref = None  # has stopped it this moment
+        self._tell_later(message, RETRY_SECONDS)
+
+    def _tell_later(self, message: _Failed | _Died | _Restart, seconds: float) -> None:
+        try:
+            deadlines.add(perf_counter() + seconds, _Due(self, message))
+        except RuntimeError as error:  # there are no more threads, nor was there one for this
+            message.child.give_up(error)
 
     def _on_died(self, message: _Died) -> None:
         self._log.warning("actor.failed", actor=message.child.label, error=repr(message.cause))
@@ -176,19 +188,7 @@ class Supervisor:
             self._log.error("actor.given_up", actor=child.label, error=repr(cause))
             child.give_up(cause)
             return
-        timer = threading.Timer(delay, self._tell_restart, [child])
-        timer.daemon = True
-        with self._lock:
-            if self._ended:
-                return
-            self._timers.add(timer)
-        timer.start()
-
-    def _tell_restart(self, child: Restartable) -> None:
-        with self._lock:
-            self._timers = {timer for timer in self._timers if timer.is_alive()}
-            if self._ref is not None and not self._ended:
-                self._ref.tell(_Restart(child))
+        self._tell_later(_Restart(child), delay)
 
     def _on_restart(self, message: _Restart) -> None:
         child = message.child
@@ -216,6 +216,22 @@ class Supervisor:
                 self._on_escalation(cause)
             except Exception:
                 self._log.exception("escalation.failed")
+
+
+class _Due:
+    """A message whose time is to come."""
+
+    def __init__(self, supervisor: Supervisor, message: _Failed | _Died | _Restart) -> None:
+        self._supervisor, self._message = supervisor, message
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody is there any more to hear it."""
+        return self._supervisor._ended
+
+    def expire(self) -> None:
+        """Tell it; whoever handles it has a thread of its own."""
+        self._supervisor._tell(self._message)
 
 
 class _SupervisorActor(pykka.ThreadingActor):

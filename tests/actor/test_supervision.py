@@ -19,6 +19,8 @@ from supervision_tools import (
 )
 
 from flashactor import RestartPolicy
+from flashactor.actor import supervisor
+from flashactor.actor.deadlines import deadlines
 from flashactor.actor.restarts import RestartHistory
 from flashactor.errors import (
     ActorFailedError,
@@ -360,3 +362,47 @@ actor.stop()
 """
     )
     assert printed == ["ActorStoppedError"]
+
+
+def test_pykkas_registry_does_not_keep_a_restart_from_happening():
+    printed = run_script(
+        """
+import logging
+import pykka
+from supervision_tools import Raising
+from flashactor import RestartPolicy
+logging.disable()
+made = iter([Raising(submit=OSError("broken"))])
+props = FlashAttnProps(restart=RestartPolicy(backoff=0.3))
+with FlashAttnActor.start(props, lambda: next(made, None) or Kernels(held=False)) as actor:
+    actor.ask(message(0)).wait(PATIENCE)
+    pending = actor.ask(message(1))
+    pykka.ActorRegistry.stop_all()
+    print(pending.result(PATIENCE).out)
+"""
+    )
+    assert printed == ["1"]
+
+
+@pytest.mark.parametrize("thread", ["Supervisor", "flashactor-deadlines"])
+def test_where_there_are_no_more_threads_everyone_is_answered(thread, monkeypatch):
+    """The supervisor has none: it tries again while there are deadlines, and else gives up."""
+    monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.05)
+    made = iter([Raising(submit=RuntimeError("broken"))])
+    factory = Factory(lambda: next(made, None) or Kernels(held=False))
+    begin, refused = threading.Thread.start, []
+
+    def refuse(self):
+        if thread in self.name and len(refused) < 2:
+            refused.append(self.name)
+            raise RuntimeError("can't start new thread")
+        begin(self)
+
+    with start(factory) as actor:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        if thread == "flashactor-deadlines":
+            monkeypatch.setattr(deadlines, "_thread", None)
+        answers = settled(ask_all(actor, 2))
+        monkeypatch.undo()
+        expected = 1 if thread == "Supervisor" else "ActorFailedError"
+        assert (kinds(answers), len(refused)) == (["ActorFailedError", expected], 2)
