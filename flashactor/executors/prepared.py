@@ -20,12 +20,8 @@ class PreparedWork(Work):
     """
 
     __slots__ = (
-        "_asked_at",
-        "_callbacks",
-        "_lock",
-        "_ready",
+        "_coming",
         "arrays",
-        "kernel_seconds",
         "kernels",
         "pending",
     )
@@ -41,32 +37,46 @@ class PreparedWork(Work):
         self.arrays = arrays
         self.kernels = kernels
         self.pending = pending
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
-        self._ready = not pending
-        for kernel in pending.values():
-            kernel.add_done_callback(self._on_kernel)
+        self._coming = _Coming(tuple(pending.values()))
 
     @property
     def ready(self) -> bool:
         """Whether all of its kernels, or the errors in their place, are there."""
-        return self._ready
+        return self._coming.ready
 
     def when_ready(self, callback: Callable[[], None]) -> None:
         """Have a function called once it is ready: by the thread that brings the last kernel, or here."""
+        self._coming.when_ready(callback)
+
+
+class _Coming:
+    """Kernels on their way. They know this, and not the work: a compile must not keep arrays alive."""
+
+    __slots__ = ("_callbacks", "_kernels", "_lock", "ready")
+
+    def __init__(self, kernels: tuple[PendingKernel, ...]) -> None:
+        self._kernels = kernels
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.ready = not kernels
+        for kernel in kernels:
+            kernel.add_done_callback(self._on_kernel)
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """As of the work."""
         with self._lock:
-            if not self._ready:
+            if not self.ready:
                 self._callbacks.append(callback)
                 return
         callback()
 
     def _on_kernel(self, _: object) -> None:
-        if not all(kernel.done for kernel in self.pending.values()):
+        if not all(kernel.done for kernel in self._kernels):
             return
         with self._lock:
-            if self._ready:  # two kernels came at once, and both threads found all of them there
+            if self.ready:  # two kernels came at once, and both threads found all of them there
                 return
-            self._ready = True
+            self.ready = True
         for callback in self._callbacks:
             callback()
         self._callbacks.clear()

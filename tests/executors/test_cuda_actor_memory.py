@@ -1,5 +1,8 @@
 """An actor on a device without memory: one more attempt, then the sizes, and what is asked next goes on."""
 
+import gc
+from weakref import ref
+
 import pytest
 from fake_cuda import PATIENCE, CudaError, FakeKernels, arrays, request
 
@@ -72,3 +75,17 @@ def test_a_launch_that_finds_no_memory_is_settled_with_its_error(driver, actor, 
     dependent.wait(PATIENCE)
     assert type(dependent.error).__name__ == "DependencyFailedError"
     assert driver.events == []
+
+
+def test_a_kernel_that_is_being_compiled_keeps_no_arrays_of_who_has_given_up(driver):
+    executor = CudaExecutor(FakeKernels(at_once=False), driver=driver)
+    wanted, later = request(), request()
+    with FlashAttnActor.start(FlashAttnProps(), executor) as running:
+        pending = running.ask(FlashAttnMsg.forward(wanted), timeout=0.05)
+        found = ref(wanted)
+        del wanted
+        for answer in (pending, running.ask(FlashAttnMsg.forward(later), timeout=0.05)):
+            answer.wait(PATIENCE)  # the second takes the first one's place with the actor's thread
+        del answer
+        gc.collect()
+        assert found() is None
