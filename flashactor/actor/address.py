@@ -146,18 +146,19 @@ class Address(ABC):
             if not (modest and caller is None and after is None and stream is None):
                 self._read_wishes(ask, timeout, priority, caller, after, stream)
         except FlashAttnError as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # its frames would keep the request alive
         except Exception as error:  # of the caller's own objects
             refusal = _option_error("ask", f"{type(error).__name__}: {error}", "options that can be read")
             refusal.__cause__ = error
         if self._desk.observers:
             ask.tell("asked")
-        entry = self._ledger.enter(ask)
         try:
+            entry = self._ledger.enter(ask)
             if entry is TAKEN and refusal is None and ask.wishes is NO_WISHES:
                 self._mailbox.put(ask)
             else:
                 self._deliver(ask, entry, refusal)
+                refusal = None  # its cause may have this frame
         except BaseException:  # KeyboardInterrupt: the caller will never have the reply
             ask.cancel()
             raise
@@ -176,6 +177,7 @@ class Address(ABC):
             None if caller is None else _caller(caller),
             None if stream is None else stream_address(stream),
             None if timeout is None else to_seconds("timeout", timeout),
+            stream,
         )
         if after is not None:
             ask.after = _after(after)
@@ -186,13 +188,13 @@ class Address(ABC):
         """Put a message into the mailbox now or when there is room, or answer it."""
         timeout = ask.wishes.timeout
         if refusal is not None:
-            ask.fail(refusal)
+            ask.fail(refusal, mailed=False)
         elif entry is Entry.CLOSED:
-            ask.fail(self._refusal())
+            ask.fail(self._refusal(), mailed=False)
         elif entry is Entry.FULL and self.props.overflow is Overflow.FAIL:
-            ask.fail(full_error(self._ledger.size))
+            ask.fail(full_error(self._ledger.size), mailed=False)
         elif timeout is not None and timeout <= 0.0:
-            ask.fail(timeout_error(timeout, launched=False))
+            ask.fail(timeout_error(timeout, launched=False), mailed=False)
         elif timeout is None or self._has_deadline(ask, timeout):
             for other in ask.after:
                 other.launched.add_done_callback(self._on_dependency)

@@ -64,12 +64,14 @@ class Wishes(NamedTuple):
         caller: whose message it is; a ``Caller`` around what is no plain text or number.
         stream: address of the caller's stream.
         timeout: seconds from the ask to its deadline; None for none.
+        stream_owner: what the stream's address is of, and who may destroy the stream when nobody has it.
     """
 
     priority: int = 0
     caller: Hashable = None
     stream: int | None = None
     timeout: float | None = None
+    stream_owner: object = None
 
 
 NO_WISHES = Wishes()
@@ -226,6 +228,7 @@ class Ask:
         if not desk.ledger.complete(self, durations):
             return
         pending, self.pending = self.pending, None
+        self.after = ()  # deadlines keep messages, and those the replies before them
         try:
             if self.event is not None:
                 self.event.compile_seconds, self.event.launch_seconds = compiled, launched
@@ -249,12 +252,19 @@ class Ask:
                     )
                 )
 
-    def fail(self, error: BaseException, remake: Callable[..., BaseException] | None = None) -> bool:
+    def fail(
+        self,
+        error: BaseException,
+        remake: Callable[..., BaseException] | None = None,
+        *,
+        mailed: bool = True,
+    ) -> bool:
         """Answer with an error, unless it is answered: then this does nothing and returns False.
 
         Args:
             error: the answer.
             remake: makes the error again; for one that says of a message that it was not launched.
+            mailed: whether it may be in the mailbox.
         """
         desk = self.desk
         early = not self.launched
@@ -265,7 +275,7 @@ class Ask:
         pending, self.pending = self.pending, None
         self.request = self.work = None
         self.after = ()
-        if early:
+        if early and mailed:
             desk.settled_early(self)
         self.open_gate()
         try:

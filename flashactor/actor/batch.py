@@ -40,17 +40,24 @@ class PendingReplies(Sequence[PendingReply[AttentionReply]]):
         return iter(self._replies)
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
+        outcomes = yield from self._collect()
+        try:
+            return self._answer(outcomes)
+        finally:
+            del self, outcomes  # an error has this frame from now on, and would keep all replies
+
+    def _collect(self) -> Generator[Any, None, list[Any]]:
         outcomes: list[Any] = []
         try:
             for reply in self._replies:
                 try:
                     outcomes.append((yield from reply.__await__()))
                 except Exception as error:
-                    outcomes.append(error)
+                    outcomes.append(error.with_traceback(None))
         except BaseException:  # the task that awaits was cancelled, or its coroutine closed
             self.cancel()
             raise
-        return self._answer(outcomes)
+        return outcomes
 
     def results(self, timeout: float | None = None) -> list[Any]:
         """The replies, waiting for at most ``timeout`` seconds for all of them together.
@@ -59,22 +66,30 @@ class PendingReplies(Sequence[PendingReply[AttentionReply]]):
             AskTimeoutError: they are not all there in time; the requests go on.
             FlashAttnError: as ``PendingReply.result``.
         """
-        end = None if timeout is None else perf_counter() + to_seconds("timeout", timeout)
-        for reply in self._replies:
-            if not reply.done:
-                reply.wait(None if end is None else max(end - perf_counter(), 0.0))
-        return self._answer([reply.error or reply.result() for reply in self._replies])
+        self._wait(timeout)
+        try:
+            return self._answer([reply.error or reply.result() for reply in self._replies])
+        finally:
+            del self  # as in ``__await__``
 
     def cancel(self) -> int:
         """Cancel all that are not answered; how many there were."""
         return sum(reply.cancel() for reply in self._replies)
 
+    def _wait(self, timeout: float | None) -> None:
+        end = None if timeout is None else perf_counter() + to_seconds("timeout", timeout)
+        for reply in self._replies:
+            if not reply.done:
+                reply.wait(None if end is None else max(end - perf_counter(), 0.0))
+
     def _answer(self, outcomes: list[Any]) -> list[Any]:
-        if not self._return_errors:
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-        return outcomes
+        error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+        if error is None or self._return_errors:
+            return outcomes
+        try:
+            raise error
+        finally:
+            del self, outcomes, error
 
 
 def collected(

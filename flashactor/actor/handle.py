@@ -142,8 +142,10 @@ class ActorHandle(Address):
         with self._lock:
             first, self._stopping = not self._stopping, True
             incarnation = self._incarnation
+        if not first:
+            return
         self._ledger.close(draining=True)
-        if first and incarnation is not None:
+        if incarnation is not None:
             incarnation.stop()
 
     # What the supervisor calls.

@@ -202,7 +202,7 @@ class DispatchActor(pykka.ThreadingActor):
         # Let replies leave when this thread is about to wait.
         self.actor_inbox.wakes.install()
         try:
-            incarnation.mailbox.serve(self._executor, self._admit)
+            incarnation.mailbox.serve(self._executor, self._admit, self._refuse)
         except _Left:
             return
         except BaseException as error:
@@ -234,24 +234,32 @@ class DispatchActor(pykka.ThreadingActor):
 
     def _admit(self, ask: Ask) -> bool:
         incarnation = self._incarnation
+        self.actor_inbox.wakes.flush()  # before what may take long
+        refusal: FlashAttnError | None
         try:
             work = ask.admit(self._executor, incarnation.generation)
             if work is not None and incarnation.record is not None:
                 incarnation.record(work)
             admitted, refusal = work is not None, None
         except ContextPoisonedError as error:
-            incarnation.fail(error)
+            incarnation.fail(error.with_traceback(None))
             admitted, refusal = True, None  # the next incarnation prepares it
         except FlashAttnError as error:
-            admitted, refusal = False, error
+            admitted, refusal = False, error.with_traceback(None)  # its frames would keep the arrays alive
         except BaseException as error:
             incarnation.desk.log.exception("executor.prepare_failed")
             admitted, refusal = False, actor_failed(error)
         if incarnation.cause is not None:  # it is over; and if this took long, another thread reads by now
             raise _Left
         if refusal is not None:
-            ask.fail(refusal)
+            self._refuse(ask, refusal)
+            refusal = None  # its cause may have this frame
         return admitted
+
+    def _refuse(self, ask: Ask, error: FlashAttnError) -> None:
+        ask.fail(error)
+        if self._incarnation.cause is not None:  # a callback may have taken long
+            raise _Left
 
     def _launch(self, ask: Ask) -> None:
         work = ask.depart()

@@ -43,7 +43,8 @@ class Ledger:
         self.on_change: Callable[[], None] = _nothing
         # Whether ``on_change`` is called also for a result that frees a place where places were free.
         self.tells_all = False
-        self._lock = threading.Lock()
+        # A signal handler, or a finalizer of the garbage collector, may cancel while its thread has this.
+        self._lock = threading.RLock()
         self._open: set[Ask] = set()
         # Those that are launched and not done; anybody may look how many there are.
         self.in_flight: set[Ask] = set()
@@ -55,8 +56,8 @@ class Ledger:
         """Count a message in, and say whether there is room. It is open until it is answered, in any case."""
         with self._lock:
             self._received += 1
-            self._open.add(ask)
             self._queued += 1
+            self._open.add(ask)  # last: after a KeyboardInterrupt here it can leave
             if self._queued <= self.size and not self._closed:
                 return TAKEN
             return Entry.CLOSED if self._closed else Entry.FULL
@@ -109,7 +110,7 @@ class Ledger:
     def leave(self, ask: Ask, error: BaseException) -> bool:
         """A message is answered with an error; False if it was answered before."""
         with self._lock:
-            if ask.settled:
+            if ask.settled or ask not in self._open:
                 return False
             ask.settled = True
             self._open.remove(ask)
@@ -171,7 +172,7 @@ class Ledger:
 
     def renew_lock(self) -> None:
         """In a forked child: whoever held the lock does not exist here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _nothing() -> None:

@@ -9,6 +9,7 @@ from flashactor.actor.ask import Ask
 from flashactor.actor.failures import dependency_error
 from flashactor.actor.lanes import Lanes
 from flashactor.actor.ledger import Ledger
+from flashactor.errors import FlashAttnError
 from flashactor.executors.base import Executor, Marker
 
 BURST = 64
@@ -16,6 +17,7 @@ BURST = 64
 enough that the first of a thousand need not wait for the last."""
 
 Admit = Callable[[Ask], bool]
+Refuse = Callable[[Ask, FlashAttnError], None]
 
 
 class Mailbox:
@@ -37,6 +39,7 @@ class Mailbox:
         self.in_lanes = False
         self._executor: Executor
         self._admit: Admit
+        self._refuse: Refuse
         self.put = self._arrivals.put
         ledger.on_change = self.wake
 
@@ -53,18 +56,19 @@ class Mailbox:
         """Hand out nothing until there is another executor; by any thread."""
         self._halted = True
 
-    def serve(self, executor: Executor, admit: Admit) -> None:
+    def serve(self, executor: Executor, admit: Admit, refuse: Refuse) -> None:
         """The calling thread reads from now on, for an executor.
 
         Args:
             executor: who will launch the messages. What an earlier one prepared is prepared again.
             admit: prepares a message; False if it answered it instead.
+            refuse: answers a message with an error.
         """
-        self._executor, self._admit, self._halted = executor, admit, False
+        self._executor, self._admit, self._refuse, self._halted = executor, admit, refuse, False
         taken = self._taken
         if taken is not None and not (taken.settled or taken.launched or taken in list(self._admitted)):
             # The thread before this one was stuck preparing it, and was left.
-            self._admitted.push(taken, front=True)
+            self._admitted.push(taken)  # behind its caller's others, which came before it
         for ask in list(self._admitted):
             if not admit(ask):
                 self._admitted.discard(ask)
@@ -188,18 +192,19 @@ class Mailbox:
         """Whether what a message has to run after is launched; else, without a device, whether it is done."""
         markers: list[Marker] = []
         for other in ask.after:
-            launch = other.launched
+            launch, done = other.launched, other.done
             if not launch.done:
                 return False
             cause = other.error or launch.error
             if cause is not None:
-                ask.fail(dependency_error(cause))
+                self._refuse(ask, dependency_error(cause))
                 return True
+            if done:  # by now its event may be one of a context that is lost
+                continue
             marker = launch.result()
-            if marker is not None and self._executor.waits_on_device:
-                markers.append(marker)
-            elif not other.done:
+            if marker is None or not self._executor.waits_on_device:
                 return False
+            markers.append(marker)
         if ask.work is not None:
             ask.work.after = tuple(markers)
         return True

@@ -212,7 +212,10 @@ class PendingReply(Generic[T]):
                 except BaseException:  # its task was cancelled, or the coroutine closed
                     self._withdraw(waiter)
                     raise
-        return self._outcome()
+        try:
+            return self._outcome()
+        finally:
+            del self  # an error has this frame from now on, and would be in a circle with the reply
 
     def result(self, timeout: float | None = None) -> T:
         """The reply, waiting for at most ``timeout`` seconds (None: for ever).
@@ -225,7 +228,10 @@ class PendingReply(Generic[T]):
             FlashAttnError: the request's own error.
         """
         self.wait(timeout)
-        return self._outcome()
+        try:
+            return self._outcome()
+        finally:
+            del self  # as in ``__await__``
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until it is settled; raises as ``result``, but for the request's own error."""
@@ -314,8 +320,12 @@ class PendingReply(Generic[T]):
             log.exception("a callback of a reply failed")
 
     def _outcome(self) -> T:
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del self, error
         return cast(T, self._reply)
 
 

@@ -378,3 +378,48 @@ def test_a_refused_request_takes_no_place(start):
         with pytest.raises(RequestError, match="this one"):
             actor.ask(message(number)).result(PATIENCE)
     assert actor.stats().in_flight == 0
+
+
+def test_ctrl_c_before_the_mailbox_leaves_nothing_to_do(start, monkeypatch):
+    actor, _ = start()
+    enter = actor._ledger.enter
+
+    def interrupted(ask):
+        enter(ask)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(actor._ledger, "enter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        actor.ask(message(0))
+    assert actor.is_idle
+
+
+def test_ctrl_c_before_a_message_is_entered(start, monkeypatch):
+    actor, _ = start()
+
+    def interrupted(ask):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(actor._ledger, "enter", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        actor.ask(message(0))
+    assert actor.stats().received == 0
+
+
+def test_a_signal_handler_may_cancel_while_its_thread_asks():
+    """As may a finalizer, which the garbage collector runs anywhere."""
+    printed = run_script("""
+class Signalling(set):
+    def add(self, ask):
+        set.add(self, ask)
+        signal.raise_signal(signal.SIGUSR1)
+
+with FlashAttnActor.start(FlashAttnProps(), Kernels()) as actor:
+    first = actor.ask(message(0))
+    signal.signal(signal.SIGUSR1, lambda *_: first.cancel())
+    actor._ledger._open = Signalling(actor._ledger._open)
+    actor.ask(message(1))
+    print(type(first.error).__name__)
+    actor.stop(drain=False)
+""")
+    assert printed == ["AskCancelledError"]

@@ -340,3 +340,24 @@ def test_a_kernel_that_ends_while_messages_are_taken_in_makes_room_for_them(star
     assert first.result(PATIENCE).out == 0
     kernels.open()
     assert [pending.result(PATIENCE).out for pending in pendings] == [1, 2, 3]
+
+
+def test_what_is_done_is_not_waited_for_on_the_device(start):
+    """Its marker may be of a context that is lost by now, and an error of that is not this device's."""
+
+    class OnDevice(Kernels):
+        waits_on_device = True
+
+        def submit(self, work, done):
+            super().submit(work, done)
+            return object()
+
+    actor, kernels = start(OnDevice())
+    done, running = (actor.ask(message(number)) for number in range(2))
+    kernels.wait_launched(2)
+    kernels.finish(0)
+    assert done.launched.result(PATIENCE) is not None
+    markers = (running.launched.result(PATIENCE),)
+    actor.ask(message(2), after=[done, running])
+    kernels.wait_launched(3)
+    assert [work.after for work in kernels.works] == [(), (), markers]

@@ -217,3 +217,57 @@ def test_a_thread_whose_incarnation_has_failed_takes_no_more_messages():
         assert kinds(settled(first.pendings)) == [1, 2, 3]
         assert first.prepared == [0, 1]
         assert factory.made[1].prepared == [1, 2, 3]
+
+
+def test_a_message_whose_preparation_was_stuck_stays_behind_its_callers_others():
+    stuck = Stuck(preparing=2)
+    stuck._held = True
+    made = iter([stuck])
+    factory = Factory(lambda: next(made, None) or Kernels(held=False))
+    with start(factory, max_in_flight=1) as actor:
+        pendings = ask_all(actor, 4)
+        assert stuck.entered.wait(PATIENCE)
+        actor.fail(OSError("broken"))
+        assert kinds(settled(pendings)) == ["ActorFailedError", 1, 2, 3]
+        assert launched(factory) == [0, 1, 2, 3]
+        stuck.release.set()
+
+
+def test_a_thread_that_was_left_in_a_callback_takes_no_message():
+    """The callback of a refused message does not return; the thread after it is busy when it does."""
+    entered, go_on, asked, launching, launched_it = (threading.Event() for _ in range(5))
+
+    class Refusing(Kernels):
+        def prepare(self, work):
+            if number_of(work) == 0:
+                assert asked.wait(PATIENCE)
+            if number_of(work) == 1:
+                raise RequestError("q", "this", "that", "another")
+            return super().prepare(work)
+
+        def submit(self, work, done):
+            super().submit(work, done)
+            if number_of(work) == 2:
+                launching.set()
+                assert launched_it.wait(PATIENCE)
+
+    def wait(_):
+        entered.set()
+        assert go_on.wait(PATIENCE)
+
+    factory = Factory(Refusing)
+    with start(factory) as actor:
+        pendings = ask_all(actor, 2)
+        pendings[1].add_done_callback(wait)
+        asked.set()
+        assert entered.wait(PATIENCE)
+        left = actor._incarnation.thread
+        actor.fail(OSError("broken"))
+        factory.wait(2)
+        pendings += [actor.ask(message(number)) for number in (2, 3)]
+        assert launching.wait(PATIENCE)
+        go_on.set()
+        left.join(PATIENCE)
+        launched_it.set()
+        factory.made[1].open()
+        assert kinds(settled(pendings)) == ["ActorFailedError", "RequestError", 2, 3]

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from actor_tools import PATIENCE, InThread
+from actor_tools import PATIENCE, InThread, message, reply_to
+from supervision_tools import Stuck
 
 from flashactor.actor.wakes import DeferredWakes, running_loop_waker
 
@@ -31,3 +32,17 @@ class DeferringThread(InThread):
         waker.wake(waiter)
         if flush:
             wakes.flush()
+
+
+def test_a_preparation_that_takes_long_keeps_no_reply_back(start):
+    stuck = Stuck(preparing=1)
+    actor, _ = start(stuck)
+
+    async def main():
+        first, _ = actor.ask(message(0)), actor.ask(message(1))
+        try:
+            return await asyncio.wait_for(reply_to(first), PATIENCE / 2)
+        finally:
+            stuck.release.set()
+
+    assert asyncio.run(main()).out == 0
