@@ -53,7 +53,10 @@ class FlashAttnPool(ActorGroup):
         Raises:
             RequestError: no actor, two of one label, or no such route.
         """
-        self.actors = tuple(actors)
+        self.actors = tuple(actors) if isinstance(actors, Iterable) else ()
+        for actor in self.actors:
+            if not isinstance(actor, FlashAttnActor):
+                raise _start_error("actors", actor, "running actors")
         labels = [actor.props.label for actor in self.actors]
         if not labels or len(set(labels)) < len(labels):
             raise RequestError(
@@ -159,11 +162,14 @@ class FlashAttnPool(ActorGroup):
             RequestError: these are no messages, or there are not as many keys; nothing was sent.
         """
         messages = list(several(msgs))
-        own: list[RouteKey | None] = [None] * len(messages) if keys is None else list(keys)
-        if len(own) != len(messages):
+        own: list[RouteKey | None] = [None] * len(messages)
+        listed = isinstance(keys, Iterable)
+        if keys is not None:
+            own = list(keys) if listed else []
+        if len(own) != len(messages) or not (keys is None or listed):
             raise RequestError(
                 field="keys",
-                got=f"{len(own)} keys for {len(messages)} messages",
+                got=f"{len(own)} keys for {len(messages)} messages" if listed else repr(keys),
                 expected="one for each message",
                 remedy="pass as many, or none",
             )

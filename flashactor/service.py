@@ -80,6 +80,8 @@ class FlashAttnActor(ActorHandle, Closing):
         chosen_props = FlashAttnProps() if props is None else props
         if not isinstance(chosen_props, FlashAttnProps):
             raise _wrong_type("props", props, "a FlashAttnProps, or nothing")
+        if supervisor is not None and not isinstance(supervisor, Supervisor):
+            raise _wrong_type("supervisor", supervisor, "nothing: DeviceActor.spawn passes its own")
         settings = Settings.from_environment()
         make = _maker(chosen_props.executor if executor is None else executor, chosen_props, settings)
         trace = KeyTrace(settings.trace_keys) if settings.trace_keys else None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from enum import Enum
 from hashlib import blake2b
+from numbers import Integral
 from typing import Protocol, TypeVar
 
 from flashactor.actor.messages import FlashAttnProps
@@ -164,8 +165,8 @@ def _key_bytes(key: RouteKey | None) -> bytes:
         tag, data = b"s", key.encode("utf-8", "surrogatepass")
     elif isinstance(key, bytes):
         tag, data = b"b", key
-    elif isinstance(key, int) and not isinstance(key, bool):
-        tag, data = b"i", hex(key).encode()
+    elif isinstance(key, Integral) and not isinstance(key, bool):  # NumPy's, too
+        tag, data = b"i", hex(int(key)).encode()
     else:
         raise RequestError(
             field="key",

@@ -81,6 +81,11 @@ def test_what_is_no_executor_is_refused_where_it_is_given(executor):
     assert threading.enumerate() == before
 
 
+def test_what_is_no_supervisor_is_refused():
+    with pytest.raises(RequestError, match=r"^supervisor: got 3"):
+        FlashAttnActor.start(executor="mock", supervisor=3)
+
+
 def test_a_factory_that_makes_none_later_is_a_failure_of_the_actor():
     made = iter([Breaking(), None])
     props = FlashAttnProps(restart=RestartPolicy(max_restarts=1, backoff=0.0), max_in_flight=1)

@@ -140,6 +140,8 @@ def test_a_batch_with_keys():
 
 def test_a_batch_takes_a_key_for_each_message():
     with pool_of(2, "sticky") as pool:
+        with pytest.raises(RequestError, match=r"^keys: got 7; expected one for each message"):
+            pool.ask_many([], keys=7)
         with pytest.raises(RequestError, match=r"^keys: got 1 keys for 2 messages"):
             pool.ask_many([message(), message()], keys=["a"])
         assert received(pool) == [0, 0]

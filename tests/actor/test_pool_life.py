@@ -45,6 +45,12 @@ def test_running_actors_become_a_pool():
     assert not any(actor.is_alive for actor in actors)
 
 
+@pytest.mark.parametrize("actors", [None, 3, "actors", [FlashAttnActor], []], ids=repr)
+def test_a_pool_of_what_is_no_actor(actors):
+    with pytest.raises(RequestError, match=r"^actors: got"):
+        FlashAttnPool(actors)
+
+
 def test_actors_of_a_pool_have_labels_of_their_own():
     with FlashAttnActor.start(executor="mock") as one, FlashAttnActor.start(executor="mock") as other:
         for actors in ([one, other], []):

@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from flashactor.actor.messages import FlashAttnProps
@@ -137,6 +138,13 @@ def test_sticky_is_the_same_in_every_process():
 def test_keys_of_different_types_are_different_keys():
     wide = members(64)
     assert len({label_of(Sticky(), wide, key) for key in ("1", b"1", 1)}) == 3
+
+
+def test_numpys_integers_are_integers():
+    three = members(3)
+    assert all(
+        label_of(Sticky(), three, np.int64(key)) == label_of(Sticky(), three, key) for key in range(50)
+    )
 
 
 def test_the_longest_and_strangest_keys_are_taken():
