@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Self, cast
 
 from flashactor.actor.closing import ActorGroup
@@ -57,6 +58,7 @@ class DeviceActor(ActorGroup):
         self._supervisor = Supervisor(self.label, on_escalation)
         self._lock = threading.Lock()
         self._spawned = 0
+        self._starting: set[str] = set()
         self._stopping = False
         self._process = os.getpid()
 
@@ -100,20 +102,37 @@ class DeviceActor(ActorGroup):
             raise _start_error("props", props, "a FlashAttnProps, or nothing")
         if self._process != os.getpid():
             raise forked_error()
-        with self._lock:  # two of one label cannot start at the same time, and none while all are stopped
-            if self._stopping:
-                raise _stopped_error()
-            if self.failure is not None:
-                raise own_copy(self.failure)
-            if props is None:
-                props = FlashAttnProps(label=f"{self.label}-{self._spawned}")
-            if any(child.label == props.label for child in self.children):
-                raise _start_error("props", props.label, "a label that no other child has")
-            restart = self._restart if props.restart is DEFAULT_POLICY else props.restart
-            own = replace(props, device=self.device, restart=restart)
+        if self._stopping:
+            raise _stopped_error()
+        if self.failure is not None:
+            raise own_copy(self.failure)
+        label = self._reserve(None if props is None else props.label)
+        try:  # without the lock: making an executor may take long, or spawn
+            chosen = FlashAttnProps(label=label) if props is None else props
+            restart = self._restart if chosen.restart is DEFAULT_POLICY else chosen.restart
+            own = replace(chosen, device=self.device, restart=restart)
             child = FlashAttnActor.start(own, executor, supervisor=self._supervisor)
+        finally:
+            with self._lock:
+                self._starting.remove(label)
+        if self._stopping:  # perhaps before it was among those that were stopped
+            child.stop(drain=False)
+            raise _stopped_error()
+        with self._lock:
             self._spawned += 1
-            return child
+        return child
+
+    def _reserve(self, label: str | None) -> str:
+        """A label that nobody else starts with meanwhile: the one that is wanted, or the next of its own."""
+        with self._lock:
+            taken = {child.label for child in self.children} | self._starting
+            if label is None:
+                own = (f"{self.label}-{number}" for number in count(self._spawned))
+                label = next(name for name in own if name not in taken)
+            elif label in taken:
+                raise _start_error("props", label, "a label that no other child has")
+            self._starting.add(label)
+            return label
 
     @property
     def children(self) -> tuple[FlashAttnActor, ...]:
@@ -146,8 +165,7 @@ class DeviceActor(ActorGroup):
 
     def begin_stop(self) -> None:
         """Take no more children and messages; the children end when they are done. It does not wait."""
-        with self._lock:
-            self._stopping = True
+        self._stopping = True
         super().begin_stop()
 
     def stop(self, timeout: float | None = EXIT_SECONDS, *, drain: bool = True) -> None:

@@ -241,6 +241,38 @@ def test_stop_without_drain_answers_everyone(device):
     assert device.children == ()
 
 
+def test_stop_waits_for_no_executor_that_is_being_made():
+    entered, go_on = threading.Event(), threading.Event()
+
+    def make():
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return Kernels()
+
+    device = DeviceActor.start(0)
+    spawning = InThread(device.spawn, None, make)
+    assert entered.wait(PATIENCE)
+    with pytest.raises(RequestError, match="a label that no other child has"):
+        device.spawn(FlashAttnProps(label="device0-0"), Kernels())
+    assert device.spawn(None, Kernels()).label == "device0-1"
+    InThread(device.stop).result()
+    assert spawning.running
+    go_on.set()
+    with pytest.raises(ActorStoppedError, match=r"^spawn: "):
+        spawning.result()
+    assert device.children == ()
+    assert not [actor for actor in live_actors() if actor.label.startswith("device0")]
+
+
+def test_whoever_makes_an_executor_may_spawn(device):
+    def make():
+        device.spawn(FlashAttnProps(label="inner"), Kernels())
+        return Kernels()
+
+    InThread(device.spawn, FlashAttnProps(label="outer"), make).result()
+    assert {child.label for child in device.children} == {"inner", "outer"}
+
+
 def test_in_coroutines():
     async def main():
         async with DeviceActor.start() as device:
