@@ -138,7 +138,7 @@ class FlashAttnPool(ActorGroup):
             actor = self._choose(msg, key)
         except FlashAttnError as error:
             refused: PendingReply[AttentionReply] = PendingReply()
-            refused.settle(None, error)
+            refused.settle(None, error.with_traceback(None))  # its frames have the message, and this reply
             return refused
         return actor.ask(msg, **options)
 

@@ -7,6 +7,7 @@ from weakref import ref
 import pytest
 from actor_tools import PATIENCE, Kernels, message, wait_until
 
+from flashactor import FlashAttnPool
 from flashactor.errors import FlashAttnError, RequestError
 
 
@@ -72,6 +73,12 @@ def test_the_error_of_a_batch_keeps_nothing(start):
     actor, _ = start()
     array = in_a_coroutine(lambda: actor.ask_many([message(0), message(1)], timeout=0))
     assert array() is None
+
+
+def test_a_pool_that_has_nobody_keeps_no_message():
+    pool = FlashAttnPool.start(size=1, executor=Kernels)
+    pool.stop()
+    assert in_a_thread(lambda: pool.ask(message(0)))() is None
 
 
 def test_an_answered_message_keeps_no_reply_before_it_until_its_deadline(start):
