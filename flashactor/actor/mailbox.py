@@ -81,11 +81,14 @@ class Mailbox:
                 return ask
             # A kernel may have ended while messages were taken in, and they have swallowed its wake.
         self._take_in_burst()
+        if self._waiting.length:
+            self._admit_waiting()
         if self._halted or len(self._ledger.in_flight) >= self._ledger.places:
             return None
+        # Whatever ``admit`` raises, nothing has been taken out yet that would be lost.
         ask = self._admitted.pop(self._may_leave)
-        if ask is None or self._waiting.length:
-            self._look_outside(ask)
+        if ask is None:
+            self._on_nothing_to_launch()
         return ask
 
     def wait(self) -> Ask | None:
@@ -129,12 +132,9 @@ class Mailbox:
             self._admitted.push(ask)
         return None
 
-    def _look_outside(self, ask: Ask | None) -> None:
-        """Let messages in for which there is room now."""
+    def _on_nothing_to_launch(self) -> None:
         if self._waiting:
-            if ask is None:
-                self._break_circles()
-            self._admit_waiting()
+            self._break_circles()
         elif not self._admitted and self._arrivals.empty():
             self.in_lanes = self._ledger.tells_all = False
 

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from actor_tools import PATIENCE, Compiling, Kernels, message, number_of, wait_until
+from actor_tools import PATIENCE, Compiling, InThread, Kernels, message, number_of, wait_until
 from supervision_tools import AT_ONCE, Factory, Stuck, ask_all, faulty, kinds, launched, settled, start
 
 from flashactor import DeviceActor, FlashAttnProps
@@ -271,3 +271,28 @@ def test_a_thread_that_was_left_in_a_callback_takes_no_message():
         launched_it.set()
         factory.made[1].open()
         assert kinds(settled(pendings)) == ["ActorFailedError", "RequestError", 2, 3]
+
+
+class FailsWhileItPreparesTwo(Kernels):
+    """Another thread finds that the actor has failed while it prepares number 2."""
+
+    def prepare(self, work):
+        if number_of(work) == 2:
+            self.actor.fail(OSError("broken"))
+        return super().prepare(work)
+
+
+def test_a_failure_while_the_next_message_comes_in_loses_no_other():
+    first = FailsWhileItPreparesTwo()
+    made = iter([first])
+    factory = Factory(lambda: next(made, None) or Kernels(held=False))
+    with start(factory, max_in_flight=1, mailbox_size=1) as actor:
+        first.actor = actor
+        pendings = [actor.ask(message(0)), actor.ask(message(1))]
+        first.wait_prepared(1)
+        waiting = InThread(actor.ask, message(2))
+        wait_until(lambda: actor.stats().waiting == 1)
+        first.finish(0)  # 1 leaves the mailbox, and 2 comes in
+        pendings.append(waiting.result())
+        assert kinds(settled(pendings)) == [0, "ActorFailedError", 2]
+        assert launched(factory) == [0, 1, 2]
