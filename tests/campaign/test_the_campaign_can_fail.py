@@ -72,9 +72,9 @@ def launch_what_is_answered(monkeypatch):
             return True
         return original(self, ask)
 
-    def fail(self, *arguments):
+    def fail(self, *arguments, **options):
         work = self.work
-        failed = fail_as_it_should(self, *arguments)
+        failed = fail_as_it_should(self, *arguments, **options)
         self.work = work
         return failed
 
