@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Self, cast
+from typing import Self
 
 from flashactor.actor.closing import ActorGroup
 from flashactor.actor.failures import forked_error, own_copy, retry
@@ -57,6 +57,7 @@ class DeviceActor(ActorGroup):
         self._restart = restart
         self._supervisor = Supervisor(self.label, on_escalation)
         self._lock = threading.Lock()
+        self._children: list[FlashAttnActor] = []
         self._spawned = 0
         self._starting: set[str] = set()
         self._stopping = False
@@ -120,12 +121,13 @@ class DeviceActor(ActorGroup):
             raise _stopped_error()
         with self._lock:
             self._spawned += 1
+            self._children = [*self._present(), child]
         return child
 
     def _reserve(self, label: str | None) -> str:
         """A label that nobody else starts with meanwhile: the one that is wanted, or the next of its own."""
         with self._lock:
-            taken = {child.label for child in self.children} | self._starting
+            taken = {child.label for child in self._present()} | self._starting
             if label is None:
                 own = (f"{self.label}-{number}" for number in count(self._spawned))
                 label = next(name for name in own if name not in taken)
@@ -134,10 +136,15 @@ class DeviceActor(ActorGroup):
             self._starting.add(label)
             return label
 
+    def _present(self) -> list[FlashAttnActor]:
+        """With the lock: the children that have not ended."""
+        return [child for child in self._children if not child.has_ended]
+
     @property
     def children(self) -> tuple[FlashAttnActor, ...]:
         """The actors that were spawned and have not ended, oldest first."""
-        return cast(tuple[FlashAttnActor, ...], tuple(self._supervisor.children()))
+        with self._lock:
+            return tuple(self._present())
 
     @property
     def generation(self) -> int:

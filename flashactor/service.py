@@ -16,7 +16,7 @@ from flashactor.actor.handle import ActorHandle
 from flashactor.actor.messages import FlashAttnMsg, FlashAttnProps
 from flashactor.actor.nvrtc_actor import NvrtcActor
 from flashactor.actor.supervised_kernels import SupervisedKernels
-from flashactor.actor.supervisor import Supervisor, forget
+from flashactor.actor.supervisor import Supervisor
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import RequestError
 from flashactor.executors.base import Executor, Work
@@ -88,7 +88,7 @@ class FlashAttnActor(ActorHandle, Closing):
         _serve_endpoints(settings)  # first: it raises where a library for it is missing
         actor = cls(_observed(chosen_props, settings), make, supervisor=supervisor, trace=trace)
         if trace is not None:
-            trace.arch = actor._executor.arch
+            trace.arch = actor._life.executor.arch
         return actor
 
     @staticmethod
@@ -108,27 +108,22 @@ class FlashAttnActor(ActorHandle, Closing):
         Raises:
             RequestError: the executor is not a mock.
         """
-        if not isinstance(self._executor, MockExecutor):
+        executor = self._life.executor
+        if not isinstance(executor, MockExecutor):
             raise RequestError(
                 field="seen",
                 got=f"an actor on the {self.executor_name!r} executor",
                 expected="a mock",
                 remedy="start the actor with executor='mock'",
             )
-        return tuple(self._executor.seen)
+        return tuple(executor.seen)
 
-    def on_end(self) -> None:
-        """The actor has ended."""
+    def _on_end(self) -> None:
         ACTORS.leave(self)
         if self._own_supervisor is not None:
             self._own_supervisor.stop()
         if self._trace is not None:
             self._trace.close()
-
-    def forget(self) -> None:
-        """In a forked child: everything is answered."""
-        forget([self._supervisor])
-        super().forget()
 
 
 def live_actors() -> list[FlashAttnActor]:
@@ -230,8 +225,7 @@ def _forget_actors() -> None:
     _kernel_sources_lock = threading.Lock()
     _kernel_sources.clear()
     _nvrtc_actors.clear()
-    for actor in cast(list[FlashAttnActor], ACTORS.forget()):
-        actor.forget()
+    ACTORS.forget()
 
 
 os.register_at_fork(after_in_child=_forget_actors)

@@ -62,13 +62,11 @@ class Census:
         with self._lock:
             return list(self._live.values()), dict(self._gone)
 
-    def forget(self) -> list[Counted]:
-        """In a forked child, which has none of the parent's threads: nobody is here. Who was live there."""
+    def forget(self) -> None:
+        """In a forked child, which has none of the parent's threads: nobody is here."""
         self._lock = threading.Lock()  # nobody who exists here would release the old one
-        inherited = list(self._live.values())
         self._live.clear()
         self._gone.clear()
-        return inherited
 
 
 ACTORS = Census()

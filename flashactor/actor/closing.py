@@ -84,7 +84,9 @@ class ActorGroup(Closing):
             refuse_on_event_loop("stop()", "write `await ....aclose()`, or stop(drain=False)")
         self.begin_stop()
         for actor in actors:
-            actor.stop(None if end is None else max(end - perf_counter(), 0.0), drain=drain)
+            actor.stop_with_others(None if end is None else max(end - perf_counter(), 0.0), drain=drain)
+        for actor in actors:
+            actor.stop()  # nothing is left to wait for but the threads, which go all at the same time
 
     def begin_stop(self) -> None:
         """Take no more messages, and have all actors end when the others are done; it does not wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -134,6 +134,11 @@ class Supervisor:
         if over:
             self._end()
 
+    def forget(self) -> None:
+        """In a forked child: there are no threads to supervise."""
+        self._lock = threading.Lock()
+        self._ended = True
+
     def _end(self) -> None:
         with self._lock:
             self._ended = True
@@ -258,10 +263,3 @@ class _SupervisorActor(pykka.ThreadingActor):
             self._handlers[type(message)](message)
         except BaseException:
             self._log.exception("supervision.failed")
-
-
-def forget(supervisors: Iterable[Supervisor]) -> None:
-    """In a forked child: there are no threads to supervise."""
-    for supervisor in supervisors:
-        supervisor._lock = threading.Lock()
-        supervisor._ended = True

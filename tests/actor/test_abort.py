@@ -82,7 +82,7 @@ def test_an_actor_that_was_stopped_is_among_those_alive_no_more():
 
 def test_nor_is_one_that_was_given_up_and_then_stopped():
     actor = SlowToLeave.start(FlashAttnProps(restart=RestartPolicy(max_restarts=0)), Kernels)
-    actor.fail(OSError("broken"))
+    actor._life.fail(OSError("broken"))
     wait_until(lambda: actor.failure is not None)
     actor.stop()
     assert actor not in live_actors()

@@ -140,7 +140,14 @@ print(pending.result(5).out)
 
 
 @pytest.mark.parametrize(
-    "lock", ["actor._lock", "actor._ended._cond", "actor._ledger._lock", "queued._lock", "launching._lock"]
+    "lock",
+    [
+        "actor._life._lock",
+        "actor._life._ended._cond",
+        "actor._ledger._lock",
+        "queued._lock",
+        "launching._lock",
+    ],
 )
 def test_a_lock_that_another_thread_holds_stops_nobody_in_the_child(lock):
     printed = run(

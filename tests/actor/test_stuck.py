@@ -130,7 +130,7 @@ def test_a_thread_that_is_left_between_a_message_and_its_launch_loses_nothing(mo
         factory.made[0].wait_prepared(3)
         factory.made[0].finish(0)
         assert taken.wait(PATIENCE)
-        actor.fail(OSError("broken"))
+        actor._life.fail(OSError("broken"))
         factory.wait(2).open()
         assert kinds(settled([pendings[0], *pendings[2:]])) == [0, 2, 3]
         go_on.set()
@@ -148,7 +148,7 @@ def test_what_a_thread_that_was_left_prepares_is_not_launched():
     with start(factory) as actor:
         pending = actor.ask(message(0))
         assert stuck.entered.wait(PATIENCE)
-        actor.fail(RuntimeError("of another thread"))
+        actor._life.fail(RuntimeError("of another thread"))
         replacing = factory.wait(2)
         replacing.wait_prepared(0)
         stuck.release.set()
@@ -203,7 +203,7 @@ class FailsMeanwhile(Kernels):
 
     def prepare(self, work):
         if number_of(work) == 1:
-            self.actor.fail(OSError("broken"))
+            self.actor._life.fail(OSError("broken"))
         return super().prepare(work)
 
 
@@ -227,7 +227,7 @@ def test_a_message_whose_preparation_was_stuck_stays_behind_its_callers_others()
     with start(factory, max_in_flight=1) as actor:
         pendings = ask_all(actor, 4)
         assert stuck.entered.wait(PATIENCE)
-        actor.fail(OSError("broken"))
+        actor._life.fail(OSError("broken"))
         assert kinds(settled(pendings)) == ["ActorFailedError", 1, 2, 3]
         assert launched(factory) == [0, 1, 2, 3]
         stuck.release.set()
@@ -261,8 +261,8 @@ def test_a_thread_that_was_left_in_a_callback_takes_no_message():
         pendings[1].add_done_callback(wait)
         asked.set()
         assert entered.wait(PATIENCE)
-        left = actor._incarnation.thread
-        actor.fail(OSError("broken"))
+        left = actor._life._incarnation.thread
+        actor._life.fail(OSError("broken"))
         factory.wait(2)
         pendings += [actor.ask(message(number)) for number in (2, 3)]
         assert launching.wait(PATIENCE)
@@ -278,7 +278,7 @@ class FailsWhileItPreparesTwo(Kernels):
 
     def prepare(self, work):
         if number_of(work) == 2:
-            self.actor.fail(OSError("broken"))
+            self.actor._life.fail(OSError("broken"))
         return super().prepare(work)
 
 

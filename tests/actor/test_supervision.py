@@ -247,7 +247,7 @@ def test_a_factory_that_fails_counts_as_a_failure():
         assert kinds(settled(ask_all(actor, 3))) == ["ActorFailedError", 1, 2]
         assert actor.stats().generation == len(factory.made) == 2
         factory.failures += [NO_DEVICE]
-        actor.fail(RuntimeError("one more"))
+        actor._life.fail(RuntimeError("one more"))
         wait_until(lambda: not actor.is_alive, "the fourth failure")
         assert isinstance(actor.failure.__cause__, RuntimeError)
 

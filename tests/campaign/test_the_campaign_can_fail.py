@@ -10,7 +10,7 @@ from campaign_schedule import random_schedule
 from flashactor.actor import ask, lanes
 from flashactor.actor.ask import Ask
 from flashactor.actor.deadlines import Deadlines
-from flashactor.actor.handle import ActorHandle
+from flashactor.actor.life import Life
 from flashactor.actor.incarnation import DispatchActor
 from flashactor.actor.lanes import Lanes
 from flashactor.actor.ledger import Ledger
@@ -202,8 +202,8 @@ def keep_executors(monkeypatch):
         else:
             self._supervisor.failed(self, incarnation, incarnation.cause)
 
-    original = ActorHandle._on_end
-    monkeypatch.setattr(ActorHandle, "_on_end", on_end)
+    original = Life._on_end
+    monkeypatch.setattr(Life, "_on_end", on_end)
 
 
 def take_messages_after_the_end(monkeypatch):
