@@ -190,7 +190,8 @@ class PendingReply(Generic[T]):
     def add_done_callback(self, callback: Callable[[PendingReply[T]], None]) -> None:
         """Have a function called with this once it is settled: by the thread that settles, or here if it is.
 
-        What the function raises is logged, and reaches nobody.
+        It must be quick: other replies, and deadlines of other actors, may wait for that thread. What it
+        raises is logged, and reaches nobody.
         """
         with self._lock:
             if not self._settled:
