@@ -10,10 +10,10 @@ from campaign_schedule import random_schedule
 from flashactor.actor import ask, lanes
 from flashactor.actor.ask import Ask
 from flashactor.actor.deadlines import Deadlines
-from flashactor.actor.life import Life
 from flashactor.actor.incarnation import DispatchActor
 from flashactor.actor.lanes import Lanes
 from flashactor.actor.ledger import Ledger
+from flashactor.actor.life import Life
 from flashactor.actor.mailbox import Mailbox
 from flashactor.actor.meter import Meter
 from flashactor.actor.reply import PendingReply
