@@ -38,6 +38,8 @@ from flashactor.actor.supervisor import Supervisor
 from flashactor.errors import FlashAttnError
 from flashactor.service import live_actors
 
+PLAYER_WAITS_MS = 5
+"""Deadline of a message that the thread that plays asks in a callback."""
 LIMIT = 10.0
 """Seconds after which something that should happen counts as never happening."""
 
@@ -67,6 +69,7 @@ class Run:
         self.device = Supervisor("device") if schedule.one_device else None
         self.actors = [self._start(index) for index in range(len(schedule.actors))]
         self.next_number = 1000  # of asks that are in no schedule
+        self._player = threading.current_thread()
 
     def violations(self) -> list[str]:
         """Run it."""
@@ -302,7 +305,9 @@ class Run:
     def _in_callback(self, action: str, actor: int, other: int) -> None:
         try:
             if action == "ask":
-                self._ask_in_thread(Ask((other,), actor, None, 0, None, ()), in_callback=True)
+                # The thread that plays ends the kernels of all actors: it must not wait for room for ever.
+                limit = PLAYER_WAITS_MS if threading.current_thread() is self._player else None
+                self._ask_in_thread(Ask((other,), actor, None, 0, limit, ()), in_callback=True)
             elif action == "result":
                 pending = self.pendings.get(other)
                 if pending is not None:
