@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,8 @@ def _log(method: Callable[..., None], *args: Any, **options: Any) -> None:
 def bound_log(name: str, **context: Any) -> Any:
     """A structlog logger below ``flashactor.`` whose every event carries the context.
 
-    The context and an event's own values are attributes of the ``logging.LogRecord``.
+    The context and an event's own values are attributes of the ``logging.LogRecord``, and so is its name,
+    ``event``; the record's message is a line of all of them.
     """
     import structlog  # 25 ms, and importing flashactor must not take it
 
@@ -52,9 +53,16 @@ def bound_log(name: str, **context: Any) -> Any:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.render_to_log_kwargs,
+            _to_record,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         context_class=dict,
         cache_logger_on_first_use=True,
     ).bind(**context)
+
+
+def _to_record(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a method of ``logging.Logger`` for an event."""
+    options = {name: fields.pop(name) for name in ("exc_info", "stack_info", "stacklevel") if name in fields}
+    told = "".join(f" {name}={value}" for name, value in fields.items() if name != "event")
+    return {"msg": f"{fields['event']}{told}", "extra": dict(fields), **options}

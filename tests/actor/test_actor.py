@@ -216,7 +216,7 @@ def test_a_told_failure_is_logged_and_counted(caplog):
     with FlashAttnActor.start(executor="mock") as mock, caplog.at_level(logging.ERROR, "flashactor"):
         mock.tell(MESSAGE)
     assert mock.stats().failed == 1
-    (record,) = [record for record in caplog.records if record.message == "tell.failed"]
+    (record,) = [record for record in caplog.records if getattr(record, "event", "") == "tell.failed"]
     assert (record.error_type, record.actor) == ("MockModeError", "flashattn")
 
 

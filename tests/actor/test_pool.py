@@ -214,7 +214,7 @@ def test_a_tell_that_reaches_nobody_is_logged(caplog):
     with pool_of(2, "sticky") as pool:
         pool.tell(message())
     (record,) = caplog.records
-    assert (record.levelname, record.msg, record.error) == ("WARNING", "pool.told_nobody", "RequestError")
+    assert (record.levelname, record.event, record.error) == ("WARNING", "pool.told_nobody", "RequestError")
 
 
 def test_options_reach_the_actor():

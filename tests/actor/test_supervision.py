@@ -150,7 +150,7 @@ def test_the_log_tells_of_failure_and_restart(caplog):
     with caplog.at_level(logging.WARNING, "flashactor"), start(factory, label="alpha") as actor:
         settled([actor.ask(message(0))])
         wait_until(lambda: "actor.restarted" in caplog.text, "the restart")
-    events = [record.getMessage() for record in caplog.records if record.name == "flashactor.supervisor"]
+    events = [record.event for record in caplog.records if record.name == "flashactor.supervisor"]
     assert ["actor.failed" in events[0], "actor.restarted" in events[1], len(events)] == [True, True, 2]
 
 

@@ -30,6 +30,13 @@ def test_a_bound_loggers_context_and_values_are_shown(capsys):
     assert "generation=2" in shown
 
 
+def test_a_plain_configuration_shows_the_values_too(caplog):
+    bound_log("actor", actor="decode").warning("actor.failed", error="50%s of it")
+    (record,) = caplog.records
+    assert record.getMessage() == "actor.failed actor=decode error=50%s of it"
+    assert (record.event, record.actor) == ("actor.failed", "decode")
+
+
 def test_json_is_one_object_a_line(capsys):
     configure("info", json=True)
     log = bound_log("actor", actor="decode")

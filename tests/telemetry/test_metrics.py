@@ -178,7 +178,7 @@ def test_the_settings_serve_once(started, tmp_path, caplog):
     for _ in range(2):
         metrics.serve_once(Settings(tmp_path, metrics_port=0))
     (record,) = caplog.records
-    assert (record.getMessage(), record.levelname) == ("metrics.served", "INFO")
+    assert (record.event, record.levelname) == ("metrics.served", "INFO")
     with urlopen(record.url, timeout=10) as answer:
         assert answer.status == 200
 
@@ -188,7 +188,7 @@ def test_a_port_that_another_process_has_is_a_warning(started, tmp_path, caplog)
         metrics.serve_once(Settings(tmp_path, metrics_port=other.port))
         metrics.serve_once(Settings(tmp_path, metrics_port=other.port))
     (record,) = caplog.records
-    assert (record.getMessage(), record.levelname, record.endpoint) == (
+    assert (record.event, record.levelname, record.endpoint) == (
         "endpoint.refused",
         "WARNING",
         "metrics",

@@ -145,7 +145,7 @@ def test_an_actor_that_cannot_be_asked_costs_one_answer(caplog):
         (report,), _ = read_reports()
     assert refused.reason.startswith("no report")
     assert len(report.actors) == 1
-    assert [record.getMessage() for record in caplog.records] == ["monitor.failed"]
+    assert [record.event for record in caplog.records] == ["monitor.failed"]
 
 
 def test_a_process_that_hangs_is_named(monkeypatch):
@@ -199,7 +199,7 @@ def test_a_folder_that_is_not_ours_is_a_warning(sockets, tmp_path, caplog):
     sockets.symlink_to(tmp_path)
     monitor.serve_once(Settings(tmp_path, monitor=True))
     (record,) = caplog.records
-    assert (record.getMessage(), record.endpoint) == ("endpoint.refused", "monitor")
+    assert (record.event, record.endpoint) == ("endpoint.refused", "monitor")
     with pytest.raises(RequestError, match="folder of sockets"):
         monitor.serve()
 

@@ -31,7 +31,7 @@ def fields_of(record, names):
 def test_a_request_that_is_computed(event, records):
     event.go_through(RequestLog())
     launched, completed = records()
-    assert (launched.getMessage(), completed.getMessage()) == ("request.launched", "request.completed")
+    assert (launched.event, completed.event) == ("request.launched", "request.completed")
     assert fields_of(launched, FIELDS) == fields_of(completed, FIELDS) == FIELDS
     assert launched.key == f"{event.key.stable_hash():016x}"
     timings = fields_of(completed, ("seconds", "compile_seconds", "launch_seconds"))
@@ -45,7 +45,7 @@ def test_a_request_that_fails_before_it_has_a_key(event, records):
     event.error = MailboxFullError("mailbox", 3, "room", "wait")
     RequestLog().settled(event)
     (failed,) = records()
-    assert failed.getMessage() == "request.failed"
+    assert failed.event == "request.failed"
     assert (failed.key, failed.error_type, failed.seconds) == ("", "MailboxFullError", 0.5)
     assert "mailbox: got 3" in failed.error
 
@@ -56,7 +56,7 @@ def test_the_end_is_not_followed_by_the_launch(event, records):
     log = RequestLog()
     log.settled(event)
     log.launched(event)
-    assert [record.getMessage() for record in records()] == ["request.completed"]
+    assert [record.event for record in records()] == ["request.completed"]
 
 
 def test_nothing_is_made_that_nobody_hears(event, caplog):
