@@ -159,3 +159,9 @@ def test_cuda_sources_include_downwards():
         for included in re.findall(r'#include\s*["<]([^">]+)[">]', path.read_text()):
             other = included.split("/")[0]
             assert other in {"common", folder}, f"{path.name} includes {included}"
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports them by their names alone, and refuses the second of a name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
