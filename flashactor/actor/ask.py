@@ -23,7 +23,7 @@ from flashactor.telemetry.events import Observer, RequestEvent, notify
 
 _numbers = itertools.count(1)
 _NOTHING = Outcome()
-_new_tuple = tuple.__new__  # what ``Timings(...)`` does in the end, in a third of the time
+_new_tuple = tuple.__new__  # what ``Timings(...)`` does in the end, without the function around it
 
 
 class Desk(Server):

@@ -33,6 +33,10 @@ class Deadlines:
     """Calls ``expire`` of what is not settled at its time. Its thread starts with the first deadline."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, where the lock may be held by a thread of the parent."""
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, Timed]] = []
         self._numbers = itertools.count()
@@ -84,7 +88,7 @@ deadlines = Deadlines()
 
 def _forget() -> None:
     """In a forked child, whose actors have ended with their threads."""
-    deadlines.__init__()  # type: ignore[misc]  # a lock that the parent held is replaced with the rest
+    deadlines.forget()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -150,7 +150,7 @@ class Inbox:
                 ask = mailbox.wait()
                 if ask is not None:
                     return ask
-        except _Left:
+        except _LeftError:
             return END
         except BaseException as error:
             incarnation.desk.log.exception("mailbox.failed")
@@ -172,7 +172,7 @@ class _End:
 END = _End()
 
 
-class _Left(Exception):  # noqa: N818  # no error: a way out
+class _LeftError(Exception):
     """An incarnation failed while its thread read the mailbox: another one will, or does by now."""
 
 
@@ -203,7 +203,7 @@ class DispatchActor(pykka.ThreadingActor):
         self.actor_inbox.wakes.install()
         try:
             incarnation.mailbox.serve(self._executor, self._admit, self._refuse)
-        except _Left:
+        except _LeftError:
             return
         except BaseException as error:
             incarnation.desk.log.exception("mailbox.failed")
@@ -250,7 +250,7 @@ class DispatchActor(pykka.ThreadingActor):
             incarnation.desk.log.exception("executor.prepare_failed")
             admitted, refusal = False, actor_failed(error)
         if incarnation.cause is not None:  # it is over; and if this took long, another thread reads by now
-            raise _Left
+            raise _LeftError
         if refusal is not None:
             self._refuse(ask, refusal)
             refusal = None  # its cause may have this frame
@@ -259,7 +259,7 @@ class DispatchActor(pykka.ThreadingActor):
     def _refuse(self, ask: Ask, error: FlashAttnError) -> None:
         ask.fail(error)
         if self._incarnation.cause is not None:  # a callback may have taken long
-            raise _Left
+            raise _LeftError
 
     def _launch(self, ask: Ask) -> None:
         work = ask.depart()

@@ -42,7 +42,7 @@ class Timings(NamedTuple):
         return self.queued + self.compiled + self.launched + self.completed
 
 
-@dataclass(slots=True, eq=False)  # not frozen: that would make the construction of a reply five times slower
+@dataclass(slots=True, eq=False)  # not frozen: each field would cost a call at construction
 class AttentionReply:
     """What an actor answers.
 

@@ -60,9 +60,8 @@ _thread = threading.local()
 class DeferredWakes:
     """Holds back the wake-ups that one thread owes to event loops until it says ``flush``.
 
-    An actor flushes when it is about to wait for its next message. Waking a loop earlier makes the loop's
-    thread wait for the interpreter lock that the actor still holds; measured on two cores, that turned a
-    round trip of 25 us into one of 85 (``benchmarks/dispatch.py``).
+    An actor flushes when it is about to look for its next message. Waking a loop earlier makes the loop's
+    thread wait for the interpreter lock that the actor still holds.
     """
 
     __slots__ = ("_wakers",)
