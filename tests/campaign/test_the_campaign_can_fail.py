@@ -23,7 +23,8 @@ from flashactor.service import live_actors
 LIMIT = 0.3
 """Seconds after which something counts as hanging; what hangs for other reasons does no harm here."""
 
-MOST_SCHEDULES = 150
+MOST_SCHEDULES = 1000
+"""The rarest fault shows in one schedule of fifty; in which ones depends on how the machine's threads run."""
 
 
 def lose_replies(monkeypatch):
