@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
-from flashactor.actor.address import After, again_and_again, several
+from flashactor.actor.address import AskOptions, again_and_again, several
 from flashactor.actor.batch import PendingReplies, collected
 from flashactor.actor.closing import ActorGroup
 from flashactor.actor.failures import retry
@@ -20,16 +20,6 @@ from flashactor.requests import AttentionRequest
 from flashactor.service import FlashAttnActor
 from flashactor.telemetry.bound_log import bound_log
 from flashactor.types import is_count
-
-
-class AskOptions(TypedDict, total=False):
-    """What a pool passes on to ``FlashAttnActor.ask``; see there."""
-
-    timeout: float | None
-    priority: int
-    caller: Hashable
-    after: After
-    stream: object
 
 
 class FlashAttnPool(ActorGroup):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from flashactor.actor.ask import NO_WISHES, Ask, Desk, Wishes
 from flashactor.actor.batch import PendingReplies, collected
@@ -26,6 +26,16 @@ _PLAIN = (str, int, bytes)
 """Types of callers that compare without running code of the application's."""
 
 After = PendingReply[Any] | Iterable[PendingReply[Any]] | None
+
+
+class AskOptions(TypedDict, total=False):
+    """The options of ``Address.ask``; see there."""
+
+    timeout: float | None
+    priority: int
+    caller: Hashable
+    after: After
+    stream: object
 
 
 class Address(ABC):
@@ -81,59 +91,46 @@ class Address(ABC):
         self._send(ask, msg, timeout, priority, caller, after, stream)
         return pending
 
-    def tell(
-        self,
-        msg: FlashAttnMsg,
-        *,
-        timeout: float | None = None,
-        priority: int = 0,
-        caller: Hashable = None,
-        after: After = None,
-        stream: object = None,
-    ) -> None:
-        """Send a message and forget it; a failure is logged and counted in ``stats().failed``."""
-        self._send(Ask(self._desk, None), msg, timeout, priority, caller, after, stream)
+    def tell(self, msg: FlashAttnMsg, **options: Unpack[AskOptions]) -> None:
+        """Send a message and forget it; a failure is logged and counted in ``stats().failed``.
+
+        Args:
+            msg: the request.
+            options: those of ``ask``.
+        """
+        self._send(Ask(self._desk, None), msg, **options)
 
     def ask_many(
         self,
         msgs: Iterable[FlashAttnMsg],
         *,
-        timeout: float | None = None,
-        priority: int = 0,
-        caller: Hashable = None,
-        after: After = None,
-        stream: object = None,
         return_errors: bool = False,
+        **options: Unpack[AskOptions],
     ) -> PendingReplies:
         """Send several messages; ``await`` gives the list of their replies, in order.
 
         Args:
-            timeout, priority, caller, after, stream: as in ``ask``, for each of them.
+            msgs: the requests.
             return_errors: put errors into the list, rather than raise the first one.
+            options: those of ``ask``, for each of them.
 
         Raises:
             RequestError: these are no messages. What their iterator raises comes out too; what was sent
                 before is cancelled then.
         """
         messages = several(msgs)
-        after = again_and_again(after)
-        return collected(
-            (
-                self.ask(msg, timeout=timeout, priority=priority, caller=caller, after=after, stream=stream)
-                for msg in messages
-            ),
-            return_errors=return_errors,
-        )
+        options["after"] = again_and_again(options.get("after"))
+        return collected((self.ask(msg, **options) for msg in messages), return_errors=return_errors)
 
     def _send(
         self,
         ask: Ask,
         msg: FlashAttnMsg,
-        timeout: float | None,
-        priority: int,
-        caller: Hashable,
-        after: After,
-        stream: object,
+        timeout: float | None = None,
+        priority: int = 0,
+        caller: Hashable = None,
+        after: After = None,
+        stream: object = None,
     ) -> None:
         refusal: FlashAttnError | None = None
         try:
