@@ -239,7 +239,8 @@ def test_a_log_handler_that_raises_costs_neither_messages_nor_threads(capsys):
                 raise RuntimeError("it breaks")
             super().submit(work, done)
 
-    printed, events = "", ("executor.failed", "actor.failed", "actor.restarted", "tell.failed", "a callback of a")
+    events = ("executor.failed", "actor.failed", "actor.restarted", "tell.failed", "a callback of a")
+    printed = ""
 
     def all_are_printed():  # by whichever thread logs them: the caller may have its answer before
         nonlocal printed
