@@ -54,6 +54,9 @@ class Tile:
 DTYPES = (DType.F16, DType.BF16)
 """Element types of kernels whose operands are not fp8."""
 
+TENSOR_MAP_BYTES = 128
+"""Of a CUtensorMap."""
+
 COMMON = "common"
 """The family of kernels that every implementation may launch."""
 
@@ -79,7 +82,9 @@ class KernelSpec:
     entry: ClassVar[str]
     """The kernel's symbol in the cubin."""
     params: ClassVar[StructLayout]
-    """The struct that a launch passes."""
+    """The struct that a launch passes, without its tensor maps."""
+    tensor_maps: ClassVar[tuple[str, ...]] = ()
+    """The tensors whose maps lie at the beginning of the kernel's parameter, in order."""
 
     @property
     @abstractmethod
@@ -102,7 +107,7 @@ class KernelSpec:
         return (
             *self.macros,
             ("FA_SHARED_BYTES", str(self.shared_bytes)),
-            ("FA_PARAMS_BYTES", str(self.params.size)),
+            ("FA_PARAMS_BYTES", str(len(self.tensor_maps) * TENSOR_MAP_BYTES + self.params.size)),
         )
 
     @property

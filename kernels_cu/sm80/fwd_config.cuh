@@ -23,6 +23,7 @@ struct ForwardConfig {
   static constexpr int kKeyWarps = FA_KEY_WARPS;  // warps that share the keys of the same rows
 
   static constexpr int kThreads = kWarps * 32;
+  static constexpr int kWarpgroups = 0;  // all warps of the block share one tile
   static constexpr int kRowsPerWarp = kTileM * kKeyWarps / kWarps;
   static constexpr int kKeysPerWarp = kTileN / kKeyWarps;
   static constexpr int kMTiles = kRowsPerWarp / 16;    // m16 tiles that a warp owns

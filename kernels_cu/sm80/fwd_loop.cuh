@@ -8,14 +8,16 @@
 // sequence (split-KV, as in Flash-Decoding): each writes what it has, and combine.cu merges them.
 #pragma once
 
+#include "common/fwd_output.cuh"
 #include "common/fwd_params.cuh"
+#include "common/fwd_scores.cuh"
+#include "common/fwd_work.cuh"
 #include "common/mask.cuh"
 #include "common/seqlen.cuh"
 #include "common/softmax.cuh"
 #include "common/types.cuh"
 #include "sm80/fwd_config.cuh"
 #include "sm80/fwd_output.cuh"
-#include "sm80/fwd_scores.cuh"
 #include "sm80/fwd_work.cuh"
 #include "sm80/ptx.cuh"
 #include "sm80/rows.cuh"
@@ -57,6 +59,23 @@ struct KeyValue {
     }
   }
 };
+
+// P from S, with the row states and O brought up to the new maxima.
+template <typename C>
+__device__ __forceinline__ void update_softmax(typename C::ScoreTile& s, typename C::OutTile& o,
+                                               typename C::RowStates& rows, const Scale<C>& scale) {
+#pragma unroll
+  for (int m = 0; m < C::kMTiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float rescale = weigh(s, rows[m][half], scale, m, half);
+#pragma unroll
+      for (int n = 0; n < C::kDimTiles; ++n) {
+        o[m][n][half * 2] *= rescale;
+        o[m][n][half * 2 + 1] *= rescale;
+      }
+    }
+}
 
 // The body of a kernel. Products: how Q K^T and P V are computed.
 template <typename C, typename Products>

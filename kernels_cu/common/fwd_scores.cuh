@@ -1,12 +1,12 @@
 // What a forward kernel does with scores between its two products.
 #pragma once
 
+#include "common/fwd_work.cuh"
 #include "common/mask.cuh"
+#include "common/packed_rows.cuh"
 #include "common/philox.cuh"
 #include "common/softmax.cuh"
 #include "common/types.cuh"
-#include "sm80/fwd_work.cuh"
-#include "sm80/rows.cuh"
 
 namespace flashactor {
 
@@ -59,38 +59,28 @@ __device__ __forceinline__ void apply_mask(typename C::ScoreTile& s, const Mask&
     }
 }
 
-// P = exp2(S * scale - max), with the row states and O brought up to the new maxima.
+// Row `half` of m16 tile `m`: S becomes P = exp2(S * scale - max). Returns the factor that brings what was
+// accumulated under the old maximum up to the new one.
 template <typename C>
-__device__ __forceinline__ void update_softmax(typename C::ScoreTile& s,
-                                               typename C::OutTile& o,
-                                               typename C::RowStates& rows, const Scale<C>& scale) {
+__device__ __forceinline__ float weigh(typename C::ScoreTile& s, RowState& row, const Scale<C>& scale, int m,
+                                       int half) {
+  const float scale_log2 = scale.of_maxima(m, half);
+  float largest = -kInfinity;
 #pragma unroll
-  for (int m = 0; m < C::kMTiles; ++m)
+  for (int n = 0; n < C::kKeyTiles; ++n) {
+    largest = fmaxf(largest, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
+  }
+  float rescale;
+  const float exponent = raise_max(row, quad_max(largest), scale_log2, rescale) - C::kWeightsExponent;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      RowState& row = rows[m][half];
-      const float scale_log2 = scale.of_maxima(m, half);
-      float largest = -kInfinity;
+  for (int n = 0; n < C::kKeyTiles; ++n)
 #pragma unroll
-      for (int n = 0; n < C::kKeyTiles; ++n) {
-        largest = fmaxf(largest, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-      }
-      float rescale;
-      const float exponent = raise_max(row, quad_max(largest), scale_log2, rescale) - C::kWeightsExponent;
-#pragma unroll
-      for (int n = 0; n < C::kKeyTiles; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = s[m][n][half * 2 + e];
-          x = exp2_approx(x * scale_log2 - exponent);
-          row.sum += x;
-        }
-#pragma unroll
-      for (int n = 0; n < C::kDimTiles; ++n) {
-        o[m][n][half * 2] *= rescale;
-        o[m][n][half * 2 + 1] *= rescale;
-      }
+    for (int e = 0; e < 2; ++e) {
+      float& x = s[m][n][half * 2 + e];
+      x = exp2_approx(x * scale_log2 - exponent);
+      row.sum += x;
     }
+  return rescale;
 }
 
 // Dropped weights become 0. The row sums have counted them, as softmax comes before dropout.

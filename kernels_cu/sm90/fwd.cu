@@ -1,0 +1,80 @@
+// FlashAttention-3 forward of 16-bit operands (Shah et al. 2024, arXiv:2407.08608): one warpgroup loads by TMA,
+// one to three multiply by wgmma.
+#include "common/types.cuh"
+#include "sm90/fwd_attend.cuh"
+#include "sm90/fwd_config.cuh"
+#include "sm90/fwd_load.cuh"
+#include "sm90/ptx.cuh"
+#include "sm90/wgmma.cuh"
+
+namespace flashactor {
+
+struct Config : ForwardConfig<false> {
+  static constexpr bool kBf16 = FA_BF16;
+  static constexpr Product kProduct = kBf16 ? Product::kBf16 : Product::kF16;
+};
+
+using C = Config;
+static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
+              "the plan reserves another amount of shared memory");
+
+struct Products {
+  static constexpr int kSteps = C::kTileN / 16;  // of P V
+  using Weights = u32[kSteps][4];
+
+  // S = Q K^T, [64][TileN].
+  static __device__ __forceinline__ void issue_qk(C::ScoreTile& s, u32 q, u32 k) {
+    pin(s[0]);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < C::kHeadDim / 16; ++step) {
+      wgmma_shared<C::kProduct>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step), step > 0);
+    }
+    wgmma_commit();
+  }
+
+  // The accumulator layout of S is the layout of the A operand, so P goes from one product to the other in
+  // registers.
+  static __device__ __forceinline__ void round(Weights& weights, const C::ScoreTile& p) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const auto& left = p[0][2 * step];
+      const auto& right = p[0][2 * step + 1];
+      weights[step][0] = pack<C::kBf16>(left[0], left[1]);
+      weights[step][1] = pack<C::kBf16>(left[2], left[3]);
+      weights[step][2] = pack<C::kBf16>(right[0], right[1]);
+      weights[step][3] = pack<C::kBf16>(right[2], right[3]);
+    }
+  }
+
+  // O += P V, [64][HeadDimV].
+  static __device__ __forceinline__ void issue_pv(C::OutTile& o, const Weights& weights, u32 v) {
+    pin(o[0]);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      wgmma_registers<C::kProduct>(o[0], weights[step], C::TileV::along_rows(v, step), true);
+    }
+    wgmma_commit();
+  }
+};
+
+}  // namespace flashactor
+
+using namespace flashactor;
+
+extern "C" __global__ void __launch_bounds__(C::kThreads, 1)
+    flash_fwd_sm90(const __grid_constant__ HopperParams p) {
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  const Shared<C> shared(shared_address(shared_memory));
+  shared.set_up(p);
+  // Uniform in the warp, and the compiler knows it.
+  const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+  if (warpgroup == 0) {
+    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();
+    if (threadIdx.x < 32) load(p, shared);
+  } else {
+    if constexpr (C::kConsumers > 1) claim_registers<C::kConsumerRegisters>();
+    attend<C, Products>(p, shared, warpgroup - 1);
+  }
+}

@@ -1,0 +1,173 @@
+// A consumer: a warpgroup that computes 64 rows of O (Shah et al. 2024, arXiv:2407.08608, algorithm 2).
+//
+// Within a consumer the products S = Q K^T of the next block and O += P V of this one run while the scores of
+// the next block are turned into weights. Between consumers a turn goes round: who has it issues its two
+// products, so that one's softmax runs under the other's products.
+#pragma once
+
+#include "common/fwd_output.cuh"
+#include "common/fwd_scores.cuh"
+#include "common/fwd_work.cuh"
+#include "common/softmax.cuh"
+#include "common/types.cuh"
+#include "sm90/fwd_config.cuh"
+#include "sm90/fwd_store.cuh"
+#include "sm90/fwd_work.cuh"
+#include "sm90/ptx.cuh"
+
+namespace flashactor {
+
+// Who issues products. Alone, a consumer need not ask.
+template <typename C>
+struct Turn {
+  int consumer;
+
+  __device__ __forceinline__ void begin() const {
+    if (C::kConsumers > 1 && consumer == C::kConsumers - 1) pass();
+  }
+  __device__ __forceinline__ void take() const {
+    if (C::kConsumers > 1) named_sync(kTurnBarrier + consumer, 2 * 128);
+  }
+  __device__ __forceinline__ void pass() const {
+    if (C::kConsumers > 1) named_arrive(kTurnBarrier + (consumer + 1) % C::kConsumers, 2 * 128);
+  }
+  // The turn that begin() put into circulation leaves it: no barrier is left half full.
+  __device__ __forceinline__ void end() const {
+    if (consumer == 0) take();
+  }
+};
+
+// Zeroes the values behind the last key, which came from whatever lies there. Their weights are 0, but 0 times
+// infinity is not.
+template <typename C>
+__device__ __forceinline__ void clear_values(u32 tile, int keys) {
+  constexpr int kRowChunks = kSlabRowBytes / kChunkBytes;
+  const int chunks = (C::kTileN - keys) * kRowChunks;  // of a slab
+#pragma unroll 1
+  for (int slab = 0; slab < C::TileV::kSlabs; ++slab) {
+    const u32 first = tile + slab * C::TileV::kSlabBytes + keys * kSlabRowBytes;
+#pragma unroll 1
+    for (int i = threadIdx.x - 128; i < chunks; i += C::kConsumerThreads) {
+      store_shared_16(first + i * kChunkBytes, {0, 0, 0, 0});
+    }
+  }
+  fence_async_shared();
+  named_sync(kConsumersBarrier, C::kConsumerThreads);
+}
+
+// The rows of one consumer.
+template <typename C>
+struct Consumer {
+  int number;
+  Lane<C> lane;
+  Work work;  // from its own first row on
+  PackedRows packed;
+  Scale<C> scale;
+  int first_query, last_query;
+
+  __device__ __forceinline__ Consumer(const HopperParams& p, const Unit<C>& unit, int consumer)
+      : number(consumer),
+        work{unit.work.batch, unit.work.head, unit.work.split,
+             unit.work.first_row + consumer * p.consumer_rows},
+        packed(p.fwd),
+        scale(find_scale<C>(p.fwd, work, packed, lane, unit.work.head / p.fwd.problem.gqa_ratio)),
+        first_query(packed.query(work.first_row)),
+        last_query(min(packed.query(work.first_row + p.consumer_rows - 1), unit.sequence.seqlen_q - 1)) {}
+
+  // Scores of the block of keys that begins at `first_key` to weights.
+  __device__ __forceinline__ void weigh_block(typename C::ScoreTile& s, typename C::RowStates& rows,
+                                              float (&rescale)[2], const HopperParams& p, const Mask& mask,
+                                              int first_key) const {
+    if constexpr (C::kModified) modify(s, p.fwd.problem, mask, scale, lane, packed, work.first_row, first_key);
+    if (mask.cuts_right(first_query, first_key, C::kTileN) || mask.cuts_left(last_query, first_key)) {
+      apply_mask(s, mask, lane, packed, work.first_row, first_key);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rescale[half] = weigh(s, rows[0][half], scale, 0, half);
+  }
+};
+
+template <typename C>
+__device__ __forceinline__ void rescale_out(typename C::OutTile& o, const float (&factor)[2]) {
+#pragma unroll
+  for (int n = 0; n < C::kDimTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) o[0][n][e] *= factor[e / 2];
+}
+
+// The body of a consumer. Products: how Q K^T and P V are computed.
+template <typename C, typename Products>
+__device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& shared, int consumer) {
+  Place<1> q_at;
+  Place<C::kStages> k_at, v_at;
+  const Turn<C> turn{consumer};
+  const bool leads = threadIdx.x % 32 == 0;  // says for its warp that a stage was read
+  const u32 q = shared.q_of(consumer);
+  const Ring<1> q_ring = shared.q_ring_of(consumer);
+  turn.begin();
+#pragma unroll 1
+  for (u32 index = blockIdx.x; index < p.tiles; index += gridDim.x) {
+    const Unit<C> unit(p, index);
+    if (!unit.exists) continue;
+    const Consumer<C> me(p, unit, consumer);
+    typename C::OutTile o = {};
+    typename C::RowStates rows;
+    rows[0][0] = rows[0][1] = kEmptyRow;
+    if (unit.first <= unit.last) {
+      typename C::ScoreTile s;
+      typename Products::Weights weights;
+      float rescale[2];
+      int first_key = unit.blocks.block(unit.last) * C::kTileN;
+      q_ring.wait_full(q_at);
+      shared.k_ring.wait_full(k_at);
+      Products::issue_qk(s, q, shared.k_of(k_at));
+      wgmma_wait<0>();
+      pin(s[0]);
+      if (leads) shared.k_ring.leave(k_at);
+      k_at.advance();
+      me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
+      Products::round(weights, s);
+      shared.v_ring.wait_full(v_at);
+      if (first_key + C::kTileN > unit.mask.seqlen_k) {
+        clear_values<C>(shared.v_of(v_at), unit.mask.seqlen_k - first_key);
+      }
+#pragma unroll 1
+      for (int block = unit.last - 1; block >= unit.first; --block) {
+        first_key = unit.blocks.block(block) * C::kTileN;
+        shared.k_ring.wait_full(k_at);
+        turn.take();
+        Products::issue_qk(s, q, shared.k_of(k_at));
+        shared.v_ring.wait_full(v_at);
+        Products::issue_pv(o, weights, shared.v_of(v_at));
+        turn.pass();
+        wgmma_wait<1>();
+        pin(s[0]);
+        if (leads) shared.k_ring.leave(k_at);
+        k_at.advance();
+        me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
+        wgmma_wait<0>();
+        pin(o[0]);
+        if (leads) shared.v_ring.leave(v_at);
+        v_at.advance();
+        rescale_out<C>(o, rescale);
+        Products::round(weights, s);
+      }
+      shared.v_ring.wait_full(v_at);
+      Products::issue_pv(o, weights, shared.v_of(v_at));
+      wgmma_wait<0>();
+      pin(o[0]);
+      if (leads) shared.v_ring.leave(v_at);
+      v_at.advance();
+    }
+    const Output<C> output{p.fwd, me.work, unit.sequence, me.packed, 0, me.scale.log2, 1.f};
+    store(o, rows, output, p, q, me);
+    if (unit.first <= unit.last) {
+      __syncwarp();
+      if (leads) q_ring.leave(q_at);
+      q_at.advance();
+    }
+  }
+  turn.end();
+}
+
+}  // namespace flashactor

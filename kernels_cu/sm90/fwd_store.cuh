@@ -1,0 +1,78 @@
+// What a consumer writes in the end: its rows of O and lse, or the partial results of a split.
+#pragma once
+
+#include "common/fwd_output.cuh"
+#include "common/softmax.cuh"
+#include "common/types.cuh"
+#include "sm90/fwd_config.cuh"
+#include "sm90/ptx.cuh"
+
+namespace flashactor {
+
+// Normalises O and writes it through the tile of the queries, which no one reads any more: by TMA where all rows
+// exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
+template <typename C, typename Consumer>
+__device__ __forceinline__ void store(const typename C::OutTile& o, const typename C::RowStates& states,
+                                      const Output<C>& output, const HopperParams& p, u32 tile,
+                                      const Consumer& me) {
+  using Runs = Run<C>;
+  using TileOut = typename C::TileOut;
+  const int barrier = kOwnBarrier + me.number;
+  const int lane_dim = me.lane.lane % 4 * C::kRun;
+  const bool splits = p.fwd.num_splits > 1;
+  if (!splits) named_sync(barrier, 128);  // all warps have read the queries
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const RowState& row = states[0][half];
+    const int tile_row = me.lane.row(0, half);
+    const bool exists = tile_row < p.consumer_rows && output.exists(tile_row);
+    const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), exists && me.lane.lane % 4 == 0);
+#pragma unroll
+    for (int r = 0; r < Runs::kCount; ++r) {
+      Runs run(o, 0, half, r);
+      run.normalise(factor);
+      const int dim = r * Runs::kDims + lane_dim;
+      if (splits) {
+        if (exists && dim < p.fwd.problem.head_dim_v) run.store_partial(output.partial(tile_row, dim));
+      } else {
+        const u32 to = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements) +
+                       dim % kChunkElements * kElementBytes;
+        const u32 low = output.packed(run.x[0], run.x[1]);
+        if constexpr (C::kRun == 2) {
+          store_shared(to, low);
+        } else {
+          store_shared_8(to, low, output.packed(run.x[2], run.x[3]));
+        }
+      }
+    }
+  }
+  if (splits) return;
+  fence_async_shared();
+  named_sync(barrier, 128);  // all warps have written their rows
+  const Sequence& sequence = output.sequence;
+  const int last = me.packed.query(me.work.first_row + p.consumer_rows - 1);
+  if (!p.fwd.problem.cu_seqlens_q || last < sequence.stored_q) {
+    if (threadIdx.x % 128 == 0) {
+#pragma unroll 1
+      for (int slab = 0; slab < TileOut::kSlabs; ++slab) {
+        tma_store(&p.out, tile + slab * TileOut::kSlabBytes, slab * TileOut::kPerSlab, me.work.head,
+                  static_cast<int>(sequence.first_q) + me.first_query, sequence.entry);
+      }
+      tma_store_commit();
+      tma_store_wait_read();
+    }
+    return;
+  }
+  constexpr int kRowChunks = C::kHeadDimV / kChunkElements;
+#pragma unroll 1
+  for (int item = threadIdx.x % 128; item < p.consumer_rows * kRowChunks; item += 128) {
+    const int tile_row = item / kRowChunks;
+    const int dim = item % kRowChunks * kChunkElements;
+    if (output.exists(tile_row) && dim < p.fwd.problem.head_dim_v) {
+      const u32 from = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements);
+      store_global_16(output.out(tile_row) + dim, load_shared_16(from));
+    }
+  }
+}
+
+}  // namespace flashactor
