@@ -14,8 +14,7 @@ from flashactor.actor.restarts import RestartPolicy
 from flashactor.device import DeviceActor
 from flashactor.dispatch import DISPATCH_TABLE, DispatchKey, DispatchTable, lookup
 from flashactor.errors import FlashAttnError
-from flashactor.kernels.plan import workspace_size
-from flashactor.kernels.select import Candidate, Explanation, explain
+from flashactor.kernels.select import Candidate, Explanation, explain, workspace_size
 from flashactor.pool import FlashAttnPool
 from flashactor.requests import (
     ChunkedPrefillRequest,

@@ -18,6 +18,7 @@ from flashactor.errors import EmulationError
 from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import require_arrays, with_outputs
 from flashactor.kernels.plan import plan
+from flashactor.kernels.select import family_of
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import AttentionRequest
 
@@ -137,7 +138,7 @@ class _Run:
     def of(cls, case: Case) -> _Run:
         request = case.request()
         arrays = with_outputs(request, require_arrays(request))
-        launches = plan(request, case.spec.arch, arrays, workspace=0).launches
+        launches = plan(request, case.spec.arch, family_of(case.spec), arrays, workspace=0).launches
         return cls(request, arrays, tuple(launch.spec for launch in launches))
 
     def emulate(self, case: Case, ptx: str, **options: Any) -> tuple[EmulationResult, ...]:
@@ -146,7 +147,8 @@ class _Run:
         def source(spec: KernelSpec) -> str:
             return ptx if spec == case.spec else kernel_ptx(spec)
 
-        return emulate(self.request, case.spec.arch, self.arrays, ptx=source, **options)
+        family = family_of(case.spec)
+        return emulate(self.request, case.spec.arch, family, self.arrays, ptx=source, **options)
 
     def strange(self, case: Case) -> Finding:
         """The failure of a case whose plan does not contain its kernel."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flashactor.arrays import ArrayView
 from flashactor.cli import options as common
 from flashactor.cli.output import amount, print_json, print_pairs, print_table
-from flashactor.kernels.plan import workspace_of
-from flashactor.kernels.select import Candidate, Explanation, explain
+from flashactor.kernels.select import Candidate, Explanation, explain, workspace_size
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import (
     AttentionRequest,
@@ -191,7 +190,7 @@ def _workspace_bytes(request: AttentionRequest, explanation: Explanation) -> int
     """Of the scratch memory; None where nothing but sizes says how much, or nothing is launched."""
     if request.operands is None or not explanation.chosen.kernels:
         return None
-    return workspace_of(request, explanation.key.arch).size
+    return workspace_size(request, explanation.key.arch)
 
 
 def _kernel(spec: KernelSpec, cache: CubinCache, *, compile_it: bool) -> dict[str, Any]:

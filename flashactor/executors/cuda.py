@@ -35,8 +35,8 @@ from flashactor.executors.operands import (
 )
 from flashactor.executors.prepared import PreparedWork
 from flashactor.kernels.launch import KernelLaunch
-from flashactor.kernels.plan import plan, workspace_of
-from flashactor.kernels.select import choose_kernels
+from flashactor.kernels.plan import kernels_of, plan, workspace_of
+from flashactor.kernels.select import choose_family
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import Completion, SmArch
 
@@ -141,9 +141,10 @@ class CudaExecutor(Executor):
         arrays = require_arrays(request)
         check_arch(request, self.arch)
         check_device(arrays, self._driver.ordinal)
-        kernels = choose_kernels(request, self.arch)
+        family = choose_family(request, self.arch)
+        kernels = kernels_of(request, self.arch, family)
         pending = {spec: self._source.ask(spec) for spec in kernels if spec not in self._kernels}
-        return PreparedWork(work, arrays, kernels, pending)
+        return PreparedWork(work, arrays, family, kernels, pending)
 
     def submit(self, work: Work, done: Done) -> DeviceMarker | None:
         """Launch prepared work. It waits for nothing but, where memory is short, for the work in flight.
@@ -228,7 +229,7 @@ class CudaExecutor(Executor):
         except Exception as error:
             failure = self._mapped(error, doing)
         if isinstance(failure, OutOfMemoryError):
-            size = workspace_of(work.request, self.arch).size
+            size = workspace_of(work.request, self.arch, work.family).size
             failure = with_sizes(failure, allocated_bytes(work.request, work.arrays, size), self._driver)
         raise failure
 
@@ -241,10 +242,11 @@ class CudaExecutor(Executor):
             self._load(spec, work.pending)
         loaded = perf_counter()
         arrays = with_outputs(request, work.arrays)
-        workspace = workspace_view(arrays, workspace_of(request, self.arch).size)
+        workspace = workspace_view(arrays, workspace_of(request, self.arch, work.family).size)
         if workspace is not None:
             arrays["workspace"] = workspace
-        launches = plan(request, self.arch, arrays, workspace.pointer if workspace else 0).launches
+        scratch = workspace.pointer if workspace else 0
+        launches = plan(request, self.arch, work.family, arrays, scratch).launches
         self._wait_for_others(work, arrays)
         event, armed = self._enqueue(launches, work.stream)
         return Launched(event, armed, work, arrays, done, loaded - began, perf_counter() - loaded)

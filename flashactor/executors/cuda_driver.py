@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from flashactor.compiler.nvrtc import load_cuda_packages
 from flashactor.errors import DeviceUnavailableError
 from flashactor.executors.cuda_errors import foreign_errors, result_error, unavailable_error
-from flashactor.kernels.launch import KernelLaunch
+from flashactor.kernels.launch import KernelLaunch, TensorMap
+from flashactor.kernels.spec import TENSOR_MAP_BYTES
 from flashactor.types import SmArch
 
 
@@ -150,7 +152,7 @@ class CudaDriver:
         _check(result, f"making stream {address:#x} wait")
 
     def launch(self, stream: Any, kernel: Any, step: KernelLaunch) -> None:
-        """Enqueue a kernel whose one parameter is the struct of ``step.params``.
+        """Enqueue a kernel with its one parameter, a struct.
 
         ``cuda.core.launch`` cannot: its argument handler takes scalars, pointers and tensor maps, and raises
         TypeError for a numpy or ctypes struct. So this calls the driver with the pointer to the struct.
@@ -160,7 +162,8 @@ class CudaDriver:
         """
         from cuda.bindings import driver
 
-        params = ctypes.create_string_buffer(step.params, len(step.params))
+        data = step.parameter(encode_tensor_map)
+        params = ctypes.create_string_buffer(data, len(data))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         # The driver copies the parameters before it returns, so both buffers may die here.
         (result,) = driver.cuLaunchKernel(
@@ -218,6 +221,39 @@ class CudaDriver:
     def close_stream(self, stream: Any) -> None:
         """Destroy a stream."""
         stream.close()
+
+
+@lru_cache(maxsize=4096)
+def encode_tensor_map(tensor_map: TensorMap) -> bytes:
+    """A map as the device reads it. One is encoded once: a decoding step has the same tensors as the last.
+
+    Raises:
+        LaunchError: the driver refuses the map.
+    """
+    from cuda.bindings import driver
+
+    types = driver.CUtensorMapDataType
+    dtype = {
+        "float16": types.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        "bfloat16": types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        "uint8": types.CU_TENSOR_MAP_DATA_TYPE_UINT8,
+    }[tensor_map.dtype]
+    rank = len(tensor_map.dims)
+    result, encoded = driver.cuTensorMapEncodeTiled(
+        dtype,
+        rank,
+        tensor_map.address,
+        [driver.cuuint64_t(extent) for extent in tensor_map.dims],
+        [driver.cuuint64_t(stride) for stride in tensor_map.strides],
+        [driver.cuuint32_t(extent) for extent in tensor_map.box],
+        [driver.cuuint32_t(1)] * rank,
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+        driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    )
+    _check(result, f"encoding {tensor_map}")
+    return ctypes.string_at(int(encoded.getPtr()), TENSOR_MAP_BYTES)
 
 
 # The driver calls one function for all callbacks, with the number of the Python function to run: a ctypes

@@ -23,8 +23,10 @@ from flashactor.executors.operands import (
     with_outputs,
     workspace_view,
 )
-from flashactor.kernels.plan import plan, workspace_of
-from flashactor.kernels.select import choose_kernels
+from flashactor.kernels.launch import TensorMap
+from flashactor.kernels.plan import kernels_of, plan, workspace_of
+from flashactor.kernels.forward import ForwardFamily
+from flashactor.kernels.select import choose_family
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import AttentionRequest
 from flashactor.types import SmArch
@@ -59,18 +61,19 @@ class EmulatorExecutor(HostExecutor):
         require_arrays(work.request)
         if self.arch is not None:
             check_arch(work.request, self.arch)
-        choose_kernels(work.request, work.key.arch)
+        choose_family(work.request, work.key.arch)
         return super().prepare(work)
 
     def compute(self, work: Work) -> Outcome:
         """Compile the kernels that this process has not compiled yet, and run them."""
         request = work.request
         began = perf_counter()
-        for spec in choose_kernels(request, work.key.arch):
+        family = choose_family(request, work.key.arch)
+        for spec in kernels_of(request, work.key.arch, family):
             kernel_ptx(spec)
         compiled = perf_counter()
         arrays = with_outputs(request, require_arrays(request))
-        emulate(request, work.key.arch, arrays, schedule=self._schedule, races=self._races)
+        emulate(request, work.key.arch, family, arrays, schedule=self._schedule, races=self._races)
         return Outcome(
             outputs=outputs_of(request, arrays),
             compile_seconds=compiled - began,
@@ -92,6 +95,7 @@ def kernel_ptx(spec: KernelSpec) -> str:
 def emulate(
     request: AttentionRequest,
     arch: SmArch,
+    family: ForwardFamily,
     arrays: dict[str, ArrayView],
     *,
     ptx: SourceOfPtx = kernel_ptx,
@@ -108,6 +112,7 @@ def emulate(
     Args:
         request: a request with arrays.
         arch: architecture to plan for.
+        family: whose forward kernels.
         arrays: the request's arrays, and every output; outputs are written.
         ptx: where the text of a kernel comes from.
         schedule, races, report, max_steps: as in ``flashactor.emulator.launch``.
@@ -130,17 +135,17 @@ def emulate(
             read_only=not is_output and name not in WRITTEN_IN_PLACE,
         )
         placed[name] = replace(view, pointer=address)
-    scratch = workspace_view(arrays, workspace_of(request, arch).size)
+    scratch = workspace_view(arrays, workspace_of(request, arch, family).size)
     workspace = memory.add(scratch.to_numpy(), "workspace", written=False) if scratch else 0
     results = []
-    for step in plan(request, arch, placed, workspace).launches:
+    for step in plan(request, arch, family, placed, workspace).launches:
         results.append(
             emulator.launch(
                 ptx(step.spec),
                 step.spec.entry,
                 step.grid,
                 step.block,
-                [step.params],
+                [step.parameter(_encode)],
                 shared=step.shared_bytes,
                 memory=memory,
                 schedule=schedule,
@@ -152,6 +157,18 @@ def emulate(
     memory.require_written(*(name for name in outputs if not _may_miss(request)))
     memory.copy_back()
     return tuple(results)
+
+
+def _encode(tensor_map: TensorMap) -> bytes:
+    """A map as the emulator reads it."""
+    return emulator.encode_tiled(
+        tensor_map.dtype,
+        tensor_map.address,
+        tensor_map.dims,
+        tensor_map.strides,
+        tensor_map.box,
+        swizzle=emulator.Swizzle.B128,
+    )
 
 
 def _may_miss(request: AttentionRequest) -> bool:

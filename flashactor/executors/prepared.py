@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from flashactor.arrays import ArrayView
 from flashactor.executors.base import PendingKernel, Work
+from flashactor.kernels.forward import ForwardFamily
 from flashactor.kernels.spec import KernelSpec
 
 
@@ -15,6 +16,7 @@ class PreparedWork(Work):
 
     Attributes:
         arrays: the request's arrays, by their arguments' names.
+        family: whose forward kernels compute it.
         kernels: its kernels, each once.
         pending: those that were not loaded when it was prepared.
     """
@@ -22,6 +24,7 @@ class PreparedWork(Work):
     __slots__ = (
         "_coming",
         "arrays",
+        "family",
         "kernels",
         "pending",
     )
@@ -30,11 +33,13 @@ class PreparedWork(Work):
         self,
         work: Work,
         arrays: dict[str, ArrayView],
+        family: ForwardFamily,
         kernels: tuple[KernelSpec, ...],
         pending: Mapping[KernelSpec, PendingKernel],
     ) -> None:
         super().__init__(work.request, work.key, work.kernel_name, work.stream)
         self.arrays = arrays
+        self.family = family
         self.kernels = kernels
         self.pending = pending
         self._coming = _Coming(tuple(pending.values()))

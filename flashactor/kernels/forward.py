@@ -1,13 +1,19 @@
-"""The forward pass of the mma.sync family: which kernels a request needs, and what they are told. Pure
-functions."""
+"""The forward pass: which kernels a request needs, and what they are told. Pure functions.
+
+A family of kernels says how it cuts a request into thread blocks, and makes its main launch; the rest is the same
+for all of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from flashactor.arrays import ArrayView
 from flashactor.kernels.combine import combine_launch, combine_spec
-from flashactor.kernels.launch import KernelLaunch, launch
-from flashactor.kernels.params import FWD_PARAMS, Value
+from flashactor.kernels.launch import KernelLaunch
+from flashactor.kernels.params import Value
 from flashactor.kernels.problem import (
     Arrays,
     Extent,
@@ -17,16 +23,8 @@ from flashactor.kernels.problem import (
     problem_values,
     row_strides,
     scale_values,
-    scores_of,
 )
-from flashactor.kernels.sm80 import (
-    DECODE_ROWS,
-    SHARED_BYTES_PER_BLOCK,
-    ForwardSpec,
-    forward_spec,
-)
-from flashactor.kernels.sm80_fp8 import Fp8ForwardSpec, fp8_forward_spec
-from flashactor.kernels.spec import KernelSpec, Scores
+from flashactor.kernels.spec import KernelSpec, TiledSpec
 from flashactor.kernels.splits import choose_splits, invariant_splits
 from flashactor.kernels.workspace import Workspace
 from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, KvLayout, PagedAttentionRequest
@@ -34,9 +32,6 @@ from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.requests.operands import PageTable
 from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import DType, SmArch
-
-BLOCKS_PER_SM = 3
-"""Thread blocks of a multiprocessor that splits are planned for: a decode tile's registers allow three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +41,28 @@ class ForwardShape:
     Attributes:
         spec: the kernel.
         extent: sizes of the problem.
-        pack: query heads that share a tile: those of one key/value head, or 1.
+        pack: query heads that share a tile: those of one key/value head, or some of them, or 1.
         q_tiles: tiles of a sequence and of ``pack`` heads.
         num_splits: thread blocks that share a tile's keys.
         blocks_per_split: key blocks of a split, 0 for equal parts.
     """
 
-    spec: ForwardSpec | Fp8ForwardSpec
+    spec: TiledSpec
     extent: Extent
     pack: int
     q_tiles: int
     num_splits: int
     blocks_per_split: int
+
+    @property
+    def lines(self) -> int:
+        """What has ``q_tiles`` tiles each: groups of ``pack`` heads, over sequences and splits."""
+        return self.extent.batch * (self.extent.heads_q // self.pack) * self.num_splits
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of queries, each for every split."""
+        return self.lines * self.q_tiles
 
     @property
     def workspace(self) -> Workspace:
@@ -68,101 +73,131 @@ class ForwardShape:
         return Workspace({"partial_out": rows * self.spec.head_dim_v * 4, "partial_lse": rows * 4})
 
 
-def forward_kernel(
-    request: AttentionRequest, arch: SmArch, *, decode: bool = False
-) -> ForwardSpec | Fp8ForwardSpec:
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where a forward pass finds keys and values.
+
+    Attributes:
+        k, v: arrays of rows, or pools of pages.
+        pages: the pages, where keys lie in such, with the table that kernels read.
+    """
+
+    k: ArrayView
+    v: ArrayView
+    pages: PageTable | None
+
+    @property
+    def heads_first(self) -> bool:
+        """Whether a page is ``[head, row, dim]``."""
+        return self.pages is not None and self.pages.layout is KvLayout.HND
+
+
+class MainKernel(Protocol):
     """The main kernel of a request, also of a bare cell."""
-    if isinstance(request, Fa2FwdFp8Request):
-        return fp8_forward_spec(
-            arch,
-            request.head_dim,
-            request.head_dim_v,
-            k_dtype=request.kv_dtype,
-            v_dtype=request.v_dtype,
-            scores=scores_of(request),
-            decode=decode,
-        )
-    return forward_spec(
-        arch,
-        request.dtype,
-        request.head_dim,
-        request.head_dim_v,
-        scores=scores_of(request),
-        paged=request.paged,
-        fp8_kv=isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8,
-        decode=decode,
-    )
+
+    def __call__(self, request: AttentionRequest, arch: SmArch, *, decode: bool = False) -> TiledSpec:
+        """``decode``: whether there are few rows."""
 
 
-def forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
-    """How a request is cut; it depends on nothing that only the device knows.
+@dataclass(frozen=True, slots=True)
+class ForwardFamily:
+    """Kernels of forward passes that belong together.
+
+    Attributes:
+        name: what specifications, requests, the registry and tables call it.
+        reasons_against: what it lacks for a request on an architecture; empty if it computes it.
+        kernel: its main kernel for a request that it computes.
+        cut: how it cuts a request with arrays.
+        launch: the launch of the main kernel, from the request, its cut, its keys, its arrays and the values of
+            ``FwdParams``.
+    """
+
+    name: str
+    reasons_against: Callable[[AttentionRequest, SmArch], tuple[str, ...]]
+    kernel: MainKernel
+    cut: Callable[[AttentionRequest, SmArch, Extent], ForwardShape]
+    launch: Callable[[AttentionRequest, ForwardShape, Keys, Arrays, dict[str, Value]], KernelLaunch]
+
+
+def forward_shape(request: AttentionRequest, arch: SmArch, family: ForwardFamily) -> ForwardShape:
+    """How a family cuts a request; it depends on nothing that only the device knows.
 
     The choice of kernels, the workspace and the launches all ask for it, so the request keeps it.
 
     Raises:
         MissingOperandsError: a bare cell.
     """
-    shape: ForwardShape | None = request.memo.get((forward_shape, arch))
+    shape: ForwardShape | None = request.memo.get((family.name, arch))
     if shape is None:
-        shape = request.memo[forward_shape, arch] = _forward_shape(request, arch)
+        shape = request.memo[family.name, arch] = family.cut(request, arch, extent_of(request))
     return shape
 
 
-def _forward_shape(request: AttentionRequest, arch: SmArch) -> ForwardShape:
-    extent = extent_of(request)
-    ratio = extent.heads_q // extent.heads_kv
-    # Dropout's random words belong to an m16 tile of queries of one head.
-    pack = 1 if scores_of(request) is Scores.DROPOUT else ratio
-    # Where sequences are packed, the longest one would decide for the others.
-    alone = not (request.batch_invariant and extent.packed)
-    decode = alone and extent.seqlen_q * pack <= DECODE_ROWS
-    spec = forward_kernel(request, arch, decode=decode)
-    if spec.tile.key_warps == 1 and extent.seqlen_q >= spec.tile.m:
-        pack = 1  # whole tiles of one head: nothing to gain, and rows follow each other in memory
-    q_tiles = -(-extent.seqlen_q * pack // spec.tile.m)
-    tiles = extent.batch * (extent.heads_q // pack) * q_tiles
+def count_splits(
+    request: AttentionRequest,
+    arch: SmArch,
+    extent: Extent,
+    tile_n: int,
+    tiles: int,
+    per_sm: int,
+    *,
+    decode: bool,
+) -> tuple[int, int]:
+    """(splits of each tile's keys, key blocks of each or 0 for equal parts).
+
+    Args:
+        request, arch, extent: what is computed.
+        tile_n: keys of a block.
+        tiles: thread blocks without splits.
+        per_sm: thread blocks that a multiprocessor holds.
+        decode: whether tiles are those for few rows.
+    """
     if not request.batch_invariant:
-        per_sm = min(BLOCKS_PER_SM, SHARED_BYTES_PER_BLOCK[arch] // spec.shared_bytes)
-        keys = _visible_keys(request, extent)
-        num_splits, blocks = choose_splits(tiles, keys, spec.tile.n, per_sm, arch), 0
-    elif decode:
-        # A window may begin and end within a block.
-        keys = min(extent.seqlen_k, _visible_keys(request, extent) + 2 * spec.tile.n)
-        num_splits, blocks = invariant_splits(keys, spec.tile.n)
-        if request.require_operands().sink_logits is not None:
-            num_splits = max(num_splits, 2)  # sinks join in the combine kernel, also of one split's keys
-    else:
-        num_splits, blocks = 1, 0  # many rows need no splits; partial results of them would need much memory
-    return ForwardShape(spec, extent, pack, q_tiles, num_splits, blocks)
+        return choose_splits(tiles, _visible_keys(request, extent), tile_n, per_sm, arch), 0
+    if not decode:
+        return 1, 0  # many rows need no splits; partial results of them would need much memory
+    # A window may begin and end within a block.
+    keys = min(extent.seqlen_k, _visible_keys(request, extent) + 2 * tile_n)
+    num_splits, blocks = invariant_splits(keys, tile_n)
+    if request.require_operands().sink_logits is not None:
+        num_splits = max(num_splits, 2)  # sinks join in the combine kernel, also of one split's keys
+    return num_splits, blocks
 
 
-def forward_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+def forward_kernels(
+    request: AttentionRequest, arch: SmArch, family: ForwardFamily
+) -> tuple[KernelSpec, ...]:
     """The kernels of a forward pass; of a bare cell, all that one like it may take."""
     combine = combine_spec(arch, _out_dtype(request))
     if request.operands is None:
-        main = dict.fromkeys(forward_kernel(request, arch, decode=decode) for decode in (False, True))
+        main = dict.fromkeys(family.kernel(request, arch, decode=decode) for decode in (False, True))
         return (*main, combine)
-    shape = forward_shape(request, arch)
+    shape = forward_shape(request, arch, family)
     return (shape.spec,) if shape.num_splits == 1 else (shape.spec, combine)
 
 
-def forward_workspace(request: AttentionRequest, arch: SmArch) -> Workspace:
+def forward_workspace(request: AttentionRequest, arch: SmArch, family: ForwardFamily) -> Workspace:
     """The scratch memory of a forward pass.
 
     Raises:
         MissingOperandsError: a bare cell.
     """
-    return forward_shape(request, arch).workspace
+    return forward_shape(request, arch, family).workspace
 
 
 def forward_launches(
-    request: AttentionRequest, arch: SmArch, arrays: Arrays, addresses: dict[str, int]
+    request: AttentionRequest,
+    arch: SmArch,
+    family: ForwardFamily,
+    arrays: Arrays,
+    addresses: dict[str, int],
 ) -> tuple[KernelLaunch, ...]:
     """The launches of a forward pass.
 
     Args:
         request: a request with arrays.
         arch: architecture of the device.
+        family: whose kernels.
         arrays: the request's arrays, with out and lse.
         addresses: of the parts of the workspace.
 
@@ -170,14 +205,12 @@ def forward_launches(
         LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not
             contiguous.
     """
-    shape = forward_shape(request, arch)
+    shape = forward_shape(request, arch, family)
     if isinstance(request, PagedAttentionRequest):
         arrays = {**arrays, "k": arrays["k_cache"], "v": arrays["v_cache"]}
-    main = launch(
-        shape.spec,
-        shape.extent.batch * (shape.extent.heads_q // shape.pack) * shape.num_splits * shape.q_tiles,
-        FWD_PARAMS.pack(_values(request, shape, arrays, addresses)),
-    )
+    keys = Keys(arrays["k"], arrays["v"], _pages_of(request, arrays))
+    values = _values(request, shape, keys, arrays, addresses)
+    main = family.launch(request, shape, keys, arrays, values)
     if shape.num_splits == 1:
         return (main,)
     partial = addresses["partial_out"], addresses["partial_lse"]
@@ -200,11 +233,13 @@ def _visible_keys(request: AttentionRequest, extent: Extent) -> int:
 
 
 def _values(
-    request: AttentionRequest, shape: ForwardShape, arrays: Arrays, addresses: dict[str, int]
+    request: AttentionRequest,
+    shape: ForwardShape,
+    keys: Keys,
+    arrays: Arrays,
+    addresses: dict[str, int],
 ) -> dict[str, Value]:
     extent = shape.extent
-    pages = _pages_of(request, arrays)
-    hnd = pages is not None and pages.layout is KvLayout.HND
     multiplier, shift = division(shape.pack)
     rows = extent.rows if extent.packed else extent.seqlen_q
     values: dict[str, Value] = {
@@ -213,11 +248,11 @@ def _values(
         "partial_out": addresses.get("partial_out", 0),
         "partial_lse": addresses.get("partial_lse", 0),
         **row_strides("q", arrays["q"]),
-        **row_strides("k", arrays["k"], heads_first=hnd),
-        **row_strides("v", arrays["v"], heads_first=hnd),
+        **row_strides("k", keys.k, heads_first=keys.heads_first),
+        **row_strides("v", keys.v, heads_first=keys.heads_first),
         **row_strides("out", arrays["out"]),
         **lse_strides(arrays["lse"]),
-        **page_values(arrays["k"], pages, guard=isinstance(request, CachedKvRequest) and request.guard),
+        **page_values(keys.k, keys.pages, guard=isinstance(request, CachedKvRequest) and request.guard),
         "partial_rows": extent.rows * extent.heads_q,
         "partial_stride_batch": 0 if extent.packed else extent.heads_q * rows,
         "partial_stride_head": rows,

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashactor.errors import LaunchError
 from flashactor.kernels.spec import KernelSpec
 
 MAX_GRID_X = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """What a kernel reads or writes by TMA: a tensor, and the box that one copy moves.
+
+    Each executor encodes it in its own way (``KernelLaunch.parameter``). In shared memory boxes have the 128-byte
+    swizzle, and what lies outside of the tensor reads as zeros.
+
+    Attributes:
+        address: of the tensor, a multiple of 16.
+        dtype: element type, as NumPy names it; ``uint8`` for fp8.
+        dims: extents, the innermost first.
+        strides: bytes between elements of dimensions 1 and up, multiples of 16.
+        box: extents of the box; 128 bytes in dimension 0.
+    """
+
+    address: int
+    dtype: str
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +41,8 @@ class KernelLaunch:
         spec: the kernel.
         grid, block: extents in blocks and in threads.
         shared_bytes: dynamic shared memory of a block.
-        params: bytes of the kernel's one by-value parameter.
+        params: bytes of the kernel's one by-value parameter, behind its tensor maps.
+        tensor_maps: those with which the parameter begins, one for each of ``spec.tensor_maps``.
     """
 
     spec: KernelSpec
@@ -26,6 +50,15 @@ class KernelLaunch:
     block: tuple[int, int, int]
     shared_bytes: int
     params: bytes
+    tensor_maps: tuple[TensorMap, ...] = ()
+
+    def parameter(self, encode: Callable[[TensorMap], bytes]) -> bytes:
+        """The whole parameter.
+
+        Args:
+            encode: makes the 128 bytes of a map.
+        """
+        return b"".join((*map(encode, self.tensor_maps), self.params))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +68,9 @@ class LaunchPlan:
     launches: tuple[KernelLaunch, ...]
 
 
-def launch(spec: KernelSpec, blocks: int, params: bytes) -> KernelLaunch:
+def launch(
+    spec: KernelSpec, blocks: int, params: bytes, tensor_maps: tuple[TensorMap, ...] = ()
+) -> KernelLaunch:
     """A launch over a one-dimensional grid, so that neither heads nor batch meet the limit of the others
     (65535).
 
@@ -49,4 +84,4 @@ def launch(spec: KernelSpec, blocks: int, params: bytes) -> KernelLaunch:
             expected=f"at most {MAX_GRID_X}",
             remedy="split the batch over several requests",
         )
-    return KernelLaunch(spec, (blocks, 1, 1), (spec.threads, 1, 1), spec.shared_bytes, params)
+    return KernelLaunch(spec, (blocks, 1, 1), (spec.threads, 1, 1), spec.shared_bytes, params, tensor_maps)

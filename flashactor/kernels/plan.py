@@ -13,30 +13,40 @@ from flashactor.kernels.backward import (
     backward_workspace,
 )
 from flashactor.kernels.chunked import append_kernels, append_step, append_workspace
-from flashactor.kernels.forward import forward_kernels, forward_launches, forward_workspace
+from flashactor.kernels.forward import (
+    ForwardFamily,
+    forward_kernels,
+    forward_launches,
+    forward_workspace,
+)
 from flashactor.kernels.launch import KernelLaunch, LaunchPlan
 from flashactor.kernels.merge import merge_launch, merge_spec
 from flashactor.kernels.problem import Arrays
 from flashactor.kernels.spec import KernelSpec
 from flashactor.kernels.workspace import Workspace
 from flashactor.requests import AttentionRequest, ChunkedPrefillRequest, MergeStatesRequest
-from flashactor.requests.base import require_type
 from flashactor.types import SmArch
 
 
-def kernels_of(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
-    """The kernels of a request, in the order of their launches; of a bare cell, all that it may take."""
+def kernels_of(request: AttentionRequest, arch: SmArch, family: ForwardFamily) -> tuple[KernelSpec, ...]:
+    """The kernels of a request, in the order of their launches; of a bare cell, all that it may take.
+
+    Args:
+        request: what is computed.
+        arch: architecture of the device.
+        family: whose forward kernels; all others have one family.
+    """
     if isinstance(request, MergeStatesRequest):
         return (merge_spec(arch, request.dtype),)
     if isinstance(request, ChunkedPrefillRequest):
-        return (*append_kernels(request, arch), *forward_kernels(request, arch))
+        return (*append_kernels(request, arch), *forward_kernels(request, arch, family))
     if isinstance(request, BackwardRequest):
         return backward_kernels(request, arch)
-    return forward_kernels(request, arch)
+    return forward_kernels(request, arch, family)
 
 
-def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
-    """The scratch memory of a request.
+def workspace_of(request: AttentionRequest, arch: SmArch, family: ForwardFamily) -> Workspace:
+    """The scratch memory of a request; arguments as of ``kernels_of``.
 
     Raises:
         MissingOperandsError: a bare cell.
@@ -44,37 +54,21 @@ def workspace_of(request: AttentionRequest, arch: SmArch) -> Workspace:
     if isinstance(request, MergeStatesRequest):
         return Workspace({})
     if isinstance(request, ChunkedPrefillRequest):
-        return append_workspace(request) | forward_workspace(request, arch)
+        return append_workspace(request) | forward_workspace(request, arch, family)
     if isinstance(request, BackwardRequest):
         return backward_workspace(request, arch)
-    return forward_workspace(request, arch)
+    return forward_workspace(request, arch, family)
 
 
-def workspace_size(request: AttentionRequest, arch: SmArch | None = None) -> int:
-    """Bytes of scratch memory that a request needs on an architecture: what ``workspace=`` must hold.
-
-    A request that brings all outputs and as much workspace is launched without any allocation. Shapes and
-    longest lengths decide, not what lengths and page tables hold, so one workspace serves all steps.
-
-    Args:
-        request: a request with arrays.
-        arch: architecture of the device, where the request names none; default: the request's default.
-
-    Raises:
-        MissingOperandsError: a bare cell. DispatchError, RequestError: it is impossible on that architecture.
-    """
-    require_type("request", request, AttentionRequest)
-    require_type("arch", arch, SmArch, optional=True)
-    key, _ = request.resolve(arch)
-    return workspace_of(request, key.arch).size
-
-
-def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int) -> LaunchPlan:
+def plan(
+    request: AttentionRequest, arch: SmArch, family: ForwardFamily, arrays: Arrays, workspace: int
+) -> LaunchPlan:
     """All launches of a request.
 
     Args:
         request: a request with arrays.
         arch: architecture of the device.
+        family: whose forward kernels.
         arrays: the request's arrays by their arguments' names, and every output.
         workspace: address of as much scratch memory as ``workspace_of`` says.
 
@@ -82,16 +76,16 @@ def plan(request: AttentionRequest, arch: SmArch, arrays: Arrays, workspace: int
         LaunchError: more thread blocks than a grid can have. OperandError: a small array that is not
             contiguous.
     """
-    addresses = workspace_of(request, arch).addresses(workspace)
+    addresses = workspace_of(request, arch, family).addresses(workspace)
     if isinstance(request, MergeStatesRequest):
         states = (arrays[name] for name in ("out_a", "lse_a", "out_b", "lse_b", "out", "lse"))
         return _plan(merge_launch(merge_spec(arch, request.dtype), *states))
     if isinstance(request, ChunkedPrefillRequest):
         append, read = append_step(request, arch, arrays, addresses)
-        return _plan(append, *forward_launches(request, arch, read, addresses))
+        return _plan(append, *forward_launches(request, arch, family, read, addresses))
     if isinstance(request, BackwardRequest):
         return _plan(*backward_launches(request, arch, arrays, addresses))
-    return _plan(*forward_launches(request, arch, arrays, addresses))
+    return _plan(*forward_launches(request, arch, family, arrays, addresses))
 
 
 def _plan(*launches: KernelLaunch) -> LaunchPlan:

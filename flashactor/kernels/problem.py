@@ -46,6 +46,16 @@ class Extent:
     heads_kv: int
     packed: bool
 
+    @property
+    def gqa_ratio(self) -> int:
+        """Query heads for each key/value head."""
+        return self.heads_q // self.heads_kv
+
+    def stands_alone(self, request: AttentionRequest) -> bool:
+        """Whether a sequence's tile may depend on the longest one's length: where sequences are packed, that
+        one would decide for the others."""
+        return not (request.batch_invariant and self.packed)
+
 
 def extent_of(request: AttentionRequest) -> Extent:
     """The sizes of a request with arrays.

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from flashactor.dispatch import DispatchKey
 from flashactor.errors import NoKernelError, UnknownImplementationError
-from flashactor.kernels.plan import kernels_of
-from flashactor.kernels.sm80_fp8 import fp8_reasons, row_reasons
+from flashactor.kernels.forward import ForwardFamily
+from flashactor.kernels.plan import kernels_of, workspace_of
+from flashactor.kernels.sm80_forward import SM80
+from flashactor.kernels.sm90_forward import SM90
 from flashactor.kernels.spec import KernelSpec
 from flashactor.registry import PreferenceStack
 from flashactor.requests import AttentionRequest
 from flashactor.requests.base import require_type
-from flashactor.requests.fp8 import Fa2FwdFp8Request
-from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import SmArch
 
 
@@ -30,14 +30,18 @@ class Implementation:
         name: what requests, the registry and tables call it.
         summary: one line for people.
         reasons_against: why it does not compute a request on an architecture; empty if it does.
-        kernels: the kernels that compute a request which it accepts, in the order of their launches, for a
-            bare cell all that it may take; None where nothing is compiled.
+        family: of its forward kernels; None where nothing is compiled.
     """
 
     name: str
     summary: str
     reasons_against: Callable[[AttentionRequest, SmArch], tuple[str, ...]]
-    kernels: Callable[[AttentionRequest, SmArch], tuple[KernelSpec, ...]] | None
+    family: ForwardFamily | None
+
+    def kernels(self, request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+        """The kernels that compute a request which it accepts, in the order of their launches; for a bare cell
+        all that it may take."""
+        return () if self.family is None else kernels_of(request, arch, self.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,8 @@ def explain(request: AttentionRequest, arch: SmArch | None = None) -> Explanatio
     )
 
 
-def choose_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
-    """The kernels that compute a request on a device of an architecture, in the order of their launches.
+def choose_family(request: AttentionRequest, arch: SmArch) -> ForwardFamily:
+    """The family whose kernels compute a request on a device of an architecture.
 
     Raises:
         NoKernelError: no kernel does; its ``reasons`` say why not, for each implementation.
@@ -109,14 +113,49 @@ def choose_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec,
     for impl in _by_preference():
         if wanted not in (None, impl.name):
             continue
-        if impl.kernels is None:
+        if impl.family is None:
             refusals[impl.name] = ("computes on the host, not on the device",)
             continue
         reasons = impl.reasons_against(request, arch)
         if not reasons:
-            return impl.kernels(request, arch)
+            return impl.family
         refusals[impl.name] = reasons
     raise _no_kernel(request.kernel_name(arch), arch, refusals)
+
+
+def family_of(spec: KernelSpec) -> ForwardFamily:
+    """A family whose launches contain a kernel; kernels of several families are asked of the one that every
+    architecture runs."""
+    return SM90 if spec.family == SM90.name else SM80
+
+
+def choose_kernels(request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
+    """The kernels that compute a request on a device of an architecture, in the order of their launches.
+
+    Raises:
+        NoKernelError, UnknownImplementationError: as ``choose_family``.
+    """
+    return kernels_of(request, arch, choose_family(request, arch))
+
+
+def workspace_size(request: AttentionRequest, arch: SmArch | None = None) -> int:
+    """Bytes of scratch memory that a request needs on an architecture: what ``workspace=`` must hold.
+
+    A request that brings all outputs and as much workspace is launched without any allocation. Shapes and
+    longest lengths decide, not what lengths and page tables hold, so one workspace serves all steps.
+
+    Args:
+        request: a request with arrays.
+        arch: architecture of the device, where the request names none; default: the request's default.
+
+    Raises:
+        MissingOperandsError: a bare cell. DispatchError, RequestError: it is impossible on that architecture.
+        NoKernelError, UnknownImplementationError: as ``choose_family``.
+    """
+    require_type("request", request, AttentionRequest)
+    require_type("arch", arch, SmArch, optional=True)
+    key, _ = request.resolve(arch)
+    return workspace_of(request, key.arch, choose_family(request, key.arch)).size
 
 
 def _wanted(request: AttentionRequest) -> str | None:
@@ -148,7 +187,7 @@ def _candidate(
         )
     elif not refusal:
         reasons = (f"accepts it, but {chosen} comes first",)
-    kernels = () if refusal or impl.kernels is None else impl.kernels(request, arch)
+    kernels = () if refusal else impl.kernels(request, arch)
     return Candidate(impl.name, is_chosen, reasons, kernels)
 
 
@@ -162,15 +201,6 @@ def _no_kernel(kernel_name: str, arch: SmArch, reasons: dict[str, tuple[str, ...
     )
 
 
-def _sm80_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
-    """What the mma.sync family lacks so far; a feature that gets its kernel leaves this list."""
-    if isinstance(request, Fa2FwdFp8Request):
-        return fp8_reasons(request, arch)
-    if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
-        return tuple(row_reasons(request))
-    return ()
-
-
 def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     elsewhere = next((view.device for view in request.arrays().values() if not view.on_host), None)
     return () if elsewhere is None else (f"reads host memory, and the operands are on {elsewhere}",)
@@ -178,10 +208,16 @@ def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ..
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
-        "sm80_mma",
-        "FlashAttention-2 with mma.sync, the fastest kernels here on every architecture so far",
-        _sm80_reasons,
-        kernels_of,
+        SM90.name,
+        "FlashAttention-3 with TMA and wgmma, the fastest kernels here on Hopper",
+        SM90.reasons_against,
+        SM90,
+    ),
+    Implementation(
+        SM80.name,
+        "FlashAttention-2 with mma.sync, on every architecture",
+        SM80.reasons_against,
+        SM80,
     ),
     Implementation("reference", "NumPy in float64 on the host", _reference_reasons, None),
 )
@@ -189,5 +225,5 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
 
 _preference = PreferenceStack()
 for _implementation in IMPLEMENTATIONS:
-    if _implementation.kernels is not None:
+    if _implementation.family is not None:
         _preference.register(_implementation.name)

@@ -101,7 +101,6 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
   Place<1> q_at;
   Place<C::kStages> k_at, v_at;
   const Turn<C> turn{consumer};
-  const bool leads = threadIdx.x % 32 == 0;  // says for its warp that a stage was read
   const u32 q = shared.q_of(consumer);
   const Ring<1> q_ring = shared.q_ring_of(consumer);
   turn.begin();
@@ -123,7 +122,7 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       Products::issue_qk(s, q, shared.k_of(k_at));
       wgmma_wait<0>();
       pin(s[0]);
-      if (leads) shared.k_ring.leave(k_at);
+      shared.k_ring.leave(k_at);
       k_at.advance();
       me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
       Products::round(weights, s);
@@ -142,12 +141,12 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
         turn.pass();
         wgmma_wait<1>();
         pin(s[0]);
-        if (leads) shared.k_ring.leave(k_at);
+        shared.k_ring.leave(k_at);
         k_at.advance();
         me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
         wgmma_wait<0>();
         pin(o[0]);
-        if (leads) shared.v_ring.leave(v_at);
+        shared.v_ring.leave(v_at);
         v_at.advance();
         rescale_out<C>(o, rescale);
         Products::round(weights, s);
@@ -156,14 +155,13 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       Products::issue_pv(o, weights, shared.v_of(v_at));
       wgmma_wait<0>();
       pin(o[0]);
-      if (leads) shared.v_ring.leave(v_at);
+      shared.v_ring.leave(v_at);
       v_at.advance();
     }
     const Output<C> output{p.fwd, me.work, unit.sequence, me.packed, 0, me.scale.log2, 1.f};
     store(o, rows, output, p, q, me);
     if (unit.first <= unit.last) {
-      __syncwarp();
-      if (leads) q_ring.leave(q_at);
+      q_ring.leave(q_at);
       q_at.advance();
     }
   }

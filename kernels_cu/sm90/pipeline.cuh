@@ -44,9 +44,10 @@ struct Ring {
   __device__ __forceinline__ void wait_full(const Place<Stages>& at) const {
     mbarrier_wait(full_of(at), at.phase);
   }
-  // By one thread of each warp that has read the tile.
+  // By each warp that has read the tile: one of its threads says so for all.
   __device__ __forceinline__ void leave(const Place<Stages>& at) const {
-    mbarrier_arrive(empty() + at.stage * 8);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty() + at.stage * 8);
   }
 };
 

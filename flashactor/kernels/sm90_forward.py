@@ -1,0 +1,158 @@
+"""Forward passes on the wgmma family: how a request is cut into tiles of warpgroups, and its main launch."""
+
+from __future__ import annotations
+
+from flashactor.arrays import ArrayView
+from flashactor.kernels.backward import BackwardRequest
+from flashactor.kernels.forward import ForwardFamily, ForwardShape, Keys, count_splits
+from flashactor.kernels.launch import KernelLaunch, TensorMap, launch
+from flashactor.kernels.params import Value
+from flashactor.kernels.problem import Arrays, Extent, row_strides, scores_of
+from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, SLAB_BYTES, HopperSpec, hopper_spec
+from flashactor.requests import AttentionRequest, Fa3FwdRequest, MergeStatesRequest
+from flashactor.requests.fp8 import Fa2FwdFp8Request
+from flashactor.requests.scaled import CachedKvRequest
+from flashactor.types import SmArch
+
+SHARED_BYTES_PER_SM = 227 * 1024
+"""The most that the blocks of a multiprocessor may have together, less 1 KB for each."""
+
+_MAPPED = ("q", "k", "v", "k_cache", "v_cache", "out")
+"""Arrays that have tensor maps."""
+
+L2_KEY_BYTES = 32 << 20
+"""Keys and values that L2 (50 MB) holds beside queries and results."""
+
+
+def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = False) -> HopperSpec:
+    """The main kernel of a request, also of a bare cell."""
+    mask = request.mask
+    full = mask.window_left < 0 and mask.window_right < 0 and not request.paged
+    return hopper_spec(
+        request.dtype,
+        request.head_dim,
+        request.head_dim_v,
+        scores=scores_of(request),
+        full=full,
+        decode=decode,
+    )
+
+
+def _cut(request: AttentionRequest, arch: SmArch, extent: Extent) -> ForwardShape:
+    pack = packed_heads(extent.gqa_ratio)
+    decode = extent.stands_alone(request) and extent.seqlen_q * pack <= consumer_rows(pack)
+    spec = forward_kernel(request, arch, decode=decode)
+    if not decode and extent.seqlen_q >= spec.tile.m:
+        pack = 1  # whole tiles of one head: nothing to gain
+    q_tiles = -(-extent.seqlen_q * pack // (spec.consumers * consumer_rows(pack)))
+    tiles = extent.batch * (extent.heads_q // pack) * q_tiles
+    per_sm = SHARED_BYTES_PER_SM // (spec.shared_bytes + 1024)
+    splits = count_splits(request, arch, extent, spec.tile.n, tiles, per_sm, decode=decode)
+    return ForwardShape(spec, extent, pack, q_tiles, *splits)
+
+
+def packed_heads(ratio: int) -> int:
+    """Query heads that share a tile: all of a key/value head's, or the most that divide them and fit."""
+    return next(pack for pack in range(min(ratio, CONSUMER_ROWS), 0, -1) if ratio % pack == 0)
+
+
+def consumer_rows(pack: int) -> int:
+    """Rows of a consumer that are used: whole queries of ``pack`` heads."""
+    return CONSUMER_ROWS // pack * pack
+
+
+def _launch(
+    request: AttentionRequest, shape: ForwardShape, keys: Keys, arrays: Arrays, values: dict[str, Value]
+) -> KernelLaunch:
+    assert isinstance(shape.spec, HopperSpec)
+    spec, pack = shape.spec, shape.pack
+    rows = consumer_rows(pack)
+    box_rows = _box_rows(spec.tile.n, keys)
+    values |= {
+        "tiles": shape.tiles,
+        "lines": shape.lines,
+        "lines_together": _lines_together(shape, request),
+        "box_rows": box_rows,
+        "consumer_rows": rows,
+    }
+    values |= dict.fromkeys((name for name, _ in HOPPER_PARAMS.fields if name.startswith("padding_")), 0)
+    maps = (
+        tensor_map(arrays["q"], pack, rows // pack),
+        tensor_map(keys.k, 1, box_rows, heads_first=keys.heads_first),
+        tensor_map(keys.v, 1, box_rows, heads_first=keys.heads_first),
+        tensor_map(arrays["out"], pack, rows // pack),
+    )
+    blocks = shape.tiles
+    if isinstance(request, Fa3FwdRequest) and request.persistent.num_sms is not None:
+        blocks = min(blocks, request.persistent.num_sms)
+    return launch(spec, blocks, HOPPER_PARAMS.pack(values), maps)
+
+
+def tensor_map(view: ArrayView, heads: int, rows: int, *, heads_first: bool = False) -> TensorMap:
+    """The map of ``[batch, row, head, dim]``, of packed ``[row, head, dim]``, or of pages.
+
+    Args:
+        view: the array.
+        heads, rows: of the box.
+        heads_first: whether the dimensions are ``[page, head, row, dim]``.
+    """
+    size = view.itemsize
+    batch = view.shape[0] if len(view.shape) == 4 else 1
+    row, head = view.shape[-3:-1] if not heads_first else view.shape[-2:-4:-1]
+    strides = row_strides("x", view, heads_first=heads_first)
+    extents = (view.shape[-1], head, row, batch)
+    # A dimension of one element has any stride, and one of none has no memory: nothing of it is copied.
+    found = [int(strides[f"x_stride_{axis}"]) * size for axis in ("head", "row", "batch")]
+    steps = (step if extent > 1 else SLAB_BYTES for step, extent in zip(found, extents[1:], strict=True))
+    return TensorMap(
+        view.pointer,
+        view.dtype if size == 2 else "uint8",
+        tuple(max(extent, 1) for extent in extents),
+        tuple(steps),
+        (SLAB_BYTES // size, heads, rows, 1),
+    )
+
+
+def _box_rows(tile_n: int, keys: Keys) -> int:
+    """Keys of a box: those of a block, or the most that lie in one page wherever a block begins."""
+    if keys.pages is None:
+        return tile_n
+    page = keys.k.shape[2 if keys.heads_first else 1]
+    return min(page, tile_n & -tile_n)
+
+
+def _lines_together(shape: ForwardShape, request: AttentionRequest) -> int:
+    """Lines whose keys and values L2 holds together; the heads of a group read the same."""
+    extent = shape.extent
+    line_bytes = extent.seqlen_k * (request.head_dim + request.head_dim_v) * request.dtype.size_in_bytes
+    groups = max(1, L2_KEY_BYTES // max(1, line_bytes))
+    return min(shape.lines, groups * (extent.gqa_ratio // shape.pack) * shape.num_splits)
+
+
+def _reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
+    """What the family lacks."""
+    if arch is not SmArch.SM90A:
+        return (f"wgmma exists on {SmArch.SM90A.target} alone",)
+    if isinstance(request, BackwardRequest | MergeStatesRequest):
+        return ("has forward kernels only",)
+    reasons = []
+    if request.dropout_p:
+        reasons.append("has no dropout")
+    if isinstance(request, Fa2FwdFp8Request):
+        reasons.append("has no fp8 yet")
+    if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
+        reasons.append("does not convert fp8 caches to 16 bits")
+    reasons += [
+        f"reads by TMA, which cannot repeat an axis, and {name} has a stride of 0"
+        for name, view in request.arrays().items()
+        if name in _MAPPED and _repeats(view)
+    ]
+    return tuple(reasons)
+
+
+def _repeats(view: ArrayView) -> bool:
+    return any(extent > 1 and stride == 0 for extent, stride in zip(view.shape, view.strides, strict=True))
+
+
+SM90 = ForwardFamily(FAMILY, _reasons, forward_kernel, _cut, _launch)
+"""Hopper."""
