@@ -47,4 +47,15 @@ __device__ __forceinline__ void expand_fp8(u32 x, bool e5m2, u32& low, u32& high
   }
 }
 
+// Back, from sm_89 on: four floats, rounded to the nearest e4m3 or to the largest, `x0` in the lowest byte.
+__device__ __forceinline__ u32 pack_e4m3(float x0, float x1, float x2, float x3) {
+  u32 packed;
+  asm("{\n\t.reg .b16 low, high;\n\t"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n\tcvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n\t"
+      "mov.b32 %0, {low, high};\n\t}"
+      : "=r"(packed)
+      : "f"(x0), "f"(x1), "f"(x2), "f"(x3));
+  return packed;
+}
+
 }  // namespace flashactor

@@ -102,4 +102,20 @@ __device__ __forceinline__ void load_shared_floats(u32 address, float* x) {
                : "memory");
 }
 
+// Four 8x8 matrices of 16-bit elements: lane `l` names row `l % 8` of matrix `l / 8`, and receives elements
+// 2 * (l % 4) and the next of row `l / 4` of each; with `trans`, of column `l / 4`.
+__device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
 }  // namespace flashactor

@@ -1,6 +1,7 @@
 // FlashAttention-2 forward of fp8 queries, keys and values: fwd_loop.cuh with the products of mma.sync
 // m16n8k32, which sm_89 was the first to have. Each tensor has a descale, P is rounded to e4m3, out has 16
 // bits.
+#include "common/fp8.cuh"
 #include "common/types.cuh"
 #include "sm80/fwd_config.cuh"
 #include "sm80/fwd_loop.cuh"

@@ -1,4 +1,4 @@
-// What sm_89 adds for fp8: products, and rounding to it.
+// What sm_89 adds for fp8: products.
 #pragma once
 
 #include "common/types.cuh"
@@ -20,17 +20,6 @@ __device__ __forceinline__ void mma_m16n8k32(float (&c)[4], const u32 (&a)[4], u
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
-}
-
-// Four floats, rounded to the nearest e4m3 or to the largest, `x0` in the lowest byte.
-__device__ __forceinline__ u32 pack_e4m3(float x0, float x1, float x2, float x3) {
-  u32 packed;
-  asm("{\n\t.reg .b16 low, high;\n\t"
-      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n\tcvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n\t"
-      "mov.b32 %0, {low, high};\n\t}"
-      : "=r"(packed)
-      : "f"(x0), "f"(x1), "f"(x2), "f"(x3));
-  return packed;
 }
 
 }  // namespace flashactor
