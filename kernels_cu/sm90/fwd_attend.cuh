@@ -130,10 +130,10 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       if (first_key + C::kTileN > unit.mask.seqlen_k) {
         clear_values<C>(shared.v_of(v_at), unit.mask.seqlen_k - first_key);
       }
+      if (unit.first < unit.last) shared.k_ring.wait_full(k_at);
 #pragma unroll 1
       for (int block = unit.last - 1; block >= unit.first; --block) {
         first_key = unit.blocks.block(block) * C::kTileN;
-        shared.k_ring.wait_full(k_at);
         turn.take();
         Products::issue_qk(s, q, shared.k_of(k_at));
         shared.v_ring.wait_full(v_at);
@@ -144,6 +144,10 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
         shared.k_ring.leave(k_at);
         k_at.advance();
         me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
+        // Here and not at the loop's beginning, because ptxas moves nothing across the branches of a wait:
+        // without one it has the softmax wait for P V.
+        pin(s[0]);
+        if (block > unit.first) shared.k_ring.wait_full(k_at);
         wgmma_wait<0>();
         pin(o[0]);
         shared.v_ring.leave(v_at);
