@@ -21,6 +21,7 @@ static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
 struct Products {
   static constexpr int kSteps = C::kTileN / 16;  // of P V
   using Weights = u32[kSteps][4];
+  struct Sums {};  // O alone
 
   // S = Q K^T, [64][TileN].
   static __device__ __forceinline__ void issue_qk(C::ScoreTile& s, u32 q, u32 k) {
@@ -48,7 +49,7 @@ struct Products {
   }
 
   // O += P V, [64][HeadDimV].
-  static __device__ __forceinline__ void issue_pv(C::OutTile& o, const Weights& weights, u32 v) {
+  static __device__ __forceinline__ void issue_pv(C::OutTile& o, Sums&, const Weights& weights, u32 v) {
     pin(o[0]);
     wgmma_fence();
 #pragma unroll
@@ -56,6 +57,13 @@ struct Products {
       wgmma_registers<C::kProduct>(o[0], weights[step], C::TileV::along_rows(v, step), true);
     }
     wgmma_commit();
+  }
+  static __device__ __forceinline__ void finish_pv(C::OutTile& o, Sums&, const Weights&, u32) {
+    wgmma_wait<0>();
+    pin(o[0]);
+  }
+  static __device__ __forceinline__ void rescale(C::OutTile& o, Sums&, const float (&factor)[2]) {
+    rescale_out<C>(o, factor);
   }
 };
 

@@ -95,11 +95,13 @@ __device__ __forceinline__ void rescale_out(typename C::OutTile& o, const float 
     for (int e = 0; e < 4; ++e) o[0][n][e] *= factor[e / 2];
 }
 
-// The body of a consumer. Products: how Q K^T and P V are computed.
+// The body of a consumer. Products: how Q K^T and P V are computed. Between issue_pv and finish_pv the product
+// runs; `rescale` comes after it, when maxima have risen.
 template <typename C, typename Products>
 __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& shared, int consumer) {
   Place<1> q_at;
-  Place<C::kStages> k_at, v_at;
+  Place<C::kStages> k_at;
+  Place<C::kValueStages> v_at;
   const Turn<C> turn{consumer};
   const u32 q = shared.q_of(consumer);
   const Ring<1> q_ring = shared.q_ring_of(consumer);
@@ -115,6 +117,7 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
     if (unit.first <= unit.last) {
       typename C::ScoreTile s;
       typename Products::Weights weights;
+      typename Products::Sums sums;
       float rescale[2];
       int first_key = unit.blocks.block(unit.last) * C::kTileN;
       q_ring.wait_full(q_at);
@@ -126,9 +129,9 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       k_at.advance();
       me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
       Products::round(weights, s);
-      shared.v_ring.wait_full(v_at);
-      if (first_key + C::kTileN > unit.mask.seqlen_k) {
-        clear_values<C>(shared.v_of(v_at), unit.mask.seqlen_k - first_key);
+      shared.value_ring.wait_full(v_at);
+      if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
+        clear_values<C>(shared.values_of(v_at), unit.mask.seqlen_k - first_key);
       }
       if (unit.first < unit.last) shared.k_ring.wait_full(k_at);
 #pragma unroll 1
@@ -136,8 +139,8 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
         first_key = unit.blocks.block(block) * C::kTileN;
         turn.take();
         Products::issue_qk(s, q, shared.k_of(k_at));
-        shared.v_ring.wait_full(v_at);
-        Products::issue_pv(o, weights, shared.v_of(v_at));
+        shared.value_ring.wait_full(v_at);
+        Products::issue_pv(o, sums, weights, shared.values_of(v_at));
         turn.pass();
         wgmma_wait<1>();
         pin(s[0]);
@@ -148,21 +151,22 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
         // without one it has the softmax wait for P V.
         pin(s[0]);
         if (block > unit.first) shared.k_ring.wait_full(k_at);
-        wgmma_wait<0>();
-        pin(o[0]);
-        shared.v_ring.leave(v_at);
+        Products::finish_pv(o, sums, weights, shared.values_of(v_at));
+        shared.value_ring.leave(v_at);
         v_at.advance();
-        rescale_out<C>(o, rescale);
+        Products::rescale(o, sums, rescale);
         Products::round(weights, s);
       }
-      shared.v_ring.wait_full(v_at);
-      Products::issue_pv(o, weights, shared.v_of(v_at));
-      wgmma_wait<0>();
-      pin(o[0]);
-      shared.v_ring.leave(v_at);
+      shared.value_ring.wait_full(v_at);
+      Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+      Products::finish_pv(o, sums, weights, shared.values_of(v_at));
+      shared.value_ring.leave(v_at);
       v_at.advance();
     }
-    const Output<C> output{p.fwd, me.work, unit.sequence, me.packed, 0, me.scale.log2, 1.f};
+    const int kv_head = unit.work.head / p.fwd.problem.gqa_ratio;
+    const float v_descale =
+        C::kFp8 ? find_descale(p.fwd.v_descale, p.fwd.v_scale, p.fwd.v_scale_stride, kv_head) : 1.f;
+    const Output<C> output{p.fwd, me.work, unit.sequence, me.packed, kv_head, me.scale.log2, v_descale};
     store(o, rows, output, p, q, me);
     if (unit.first <= unit.last) {
       q_ring.leave(q_at);

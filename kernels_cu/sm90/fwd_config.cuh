@@ -30,7 +30,7 @@ struct ForwardConfig {
 
   // A multiprocessor's 65536 registers, in units of 8 a thread, as far as consumers can use them. With one
   // consumer every thread may have all that an instruction can name.
-  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+  static constexpr int kProducerRegisters = kConsumers == 3 || Fp8 ? 32 : 24;
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
 
   // A consumer's tile: 64 rows, of which each of its four warps has 16.
@@ -53,9 +53,17 @@ struct ForwardConfig {
   using TileQ = SlabTile<kRows, kHeadDim, kElementSize>;  // of one consumer
   using TileK = SlabTile<kTileN, kHeadDim, kElementSize>;
   using TileV = SlabTile<kTileN, kHeadDimV, kElementSize>;
+  using TileVt = SlabTile<kHeadDimV, kTileN, kElementSize>;  // 8-bit values as products want them
   using TileOut = SlabTile<kRows, kHeadDimV, kElementBytes>;  // over the consumer's queries
   static constexpr int kQBytes = TileQ::kBytes > TileOut::kBytes ? TileQ::kBytes : TileOut::kBytes;
-  static constexpr int kTileBytes = kConsumers * kQBytes + kStages * (TileK::kBytes + TileV::kBytes);
+
+  // 8-bit values are transposed by warps of the producer (fwd_transpose.cuh): consumers read those.
+  static constexpr int kTransposers = Fp8 ? 3 : 0;
+  static constexpr int kTransposedStages = Fp8 ? 2 : 0;
+  static constexpr int kValueStages = Fp8 ? kTransposedStages : kStages;
+
+  static constexpr int kTileBytes = kConsumers * kQBytes + kStages * (TileK::kBytes + TileV::kBytes) +
+                                    kTransposedStages * TileVt::kBytes;
 
   static_assert(sizeof(HopperParams) == FA_PARAMS_BYTES, "the plan packs another parameter struct");
 };
@@ -73,25 +81,31 @@ struct Shared {
   u32 q;  // [Consumers] tiles; in the end those of out
   u32 k;  // [Stages] tiles
   u32 v;  // [Stages] tiles
+  u32 vt;  // [TransposedStages] tiles
   Ring<1> q_rings;  // the first of one for each consumer: its queries
   Ring<C::kStages> k_ring, v_ring;
+  Ring<C::kValueStages> value_ring;  // what consumers read: that of v, or of vt
 
-  static constexpr int kBarrierBytes = C::kConsumers * Ring<1>::kBytes + 2 * Ring<C::kStages>::kBytes;
+  static constexpr int kBarrierBytes = C::kConsumers * Ring<1>::kBytes + 2 * Ring<C::kStages>::kBytes +
+                                       Ring<C::kTransposedStages>::kBytes;
 
   __device__ __forceinline__ explicit Shared(u32 base)
       : q(base),
         k(q + C::kConsumers * C::kQBytes),
         v(k + C::kStages * C::TileK::kBytes),
+        vt(v + C::kStages * C::TileV::kBytes),
         q_rings{base + C::kTileBytes},
         k_ring{q_rings.full + C::kConsumers * Ring<1>::kBytes},
-        v_ring{k_ring.full + Ring<C::kStages>::kBytes} {}
+        v_ring{k_ring.full + Ring<C::kStages>::kBytes},
+        value_ring{C::kFp8 ? v_ring.full + Ring<C::kStages>::kBytes : v_ring.full} {}
 
   // By all threads, before their roles part.
   __device__ __forceinline__ void set_up(const HopperParams& p) const {
     if (threadIdx.x == 0) {
       for (int consumer = 0; consumer < C::kConsumers; ++consumer) q_ring_of(consumer).init(1, 4);
       k_ring.init(1, C::kConsumers * 4);  // a departure for each warp
-      v_ring.init(1, C::kConsumers * 4);
+      v_ring.init(1, C::kFp8 ? C::kTransposers : C::kConsumers * 4);
+      if constexpr (C::kFp8) value_ring.init(C::kTransposers, C::kConsumers * 4);
       fence_mbarrier_init();
       tma_prefetch_map(&p.q);
       tma_prefetch_map(&p.k);
@@ -113,6 +127,9 @@ struct Shared {
   }
   __device__ __forceinline__ u32 k_of(const Place<C::kStages>& at) const { return k + at.stage * C::TileK::kBytes; }
   __device__ __forceinline__ u32 v_of(const Place<C::kStages>& at) const { return v + at.stage * C::TileV::kBytes; }
+  __device__ __forceinline__ u32 values_of(const Place<C::kValueStages>& at) const {
+    return C::kFp8 ? vt + at.stage * C::TileVt::kBytes : v + at.stage * C::TileV::kBytes;
+  }
 };
 
 }  // namespace flashactor

@@ -44,6 +44,12 @@ struct Ring {
   __device__ __forceinline__ void wait_full(const Place<Stages>& at) const {
     mbarrier_wait(full_of(at), at.phase);
   }
+  // By each warp that has written a part of the tile: one of its threads says so for all. TMA says it by itself.
+  __device__ __forceinline__ void fill(const Place<Stages>& at) const {
+    fence_async_shared();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(full_of(at));
+  }
   // By each warp that has read the tile: one of its threads says so for all.
   __device__ __forceinline__ void leave(const Place<Stages>& at) const {
     __syncwarp();
