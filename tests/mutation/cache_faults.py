@@ -12,6 +12,7 @@ from planted import (
     FWD,
     HEADS_FIRST,
     INTERLEAVED,
+    KEY_ROWS,
     LSE,
     MERGE,
     OUT,
@@ -20,7 +21,6 @@ from planted import (
     RACE,
     RAGGED,
     ROTARY,
-    ROWS,
     SEQLEN,
     SMALLER,
     STAGING,
@@ -32,17 +32,17 @@ from planted import (
     in_output,
 )
 
-in_rows, in_seqlen = partial(in_file, ROWS), partial(in_file, SEQLEN)
+in_pages, in_seqlen = partial(in_file, KEY_ROWS), partial(in_file, SEQLEN)
 in_append, in_merge = partial(in_file, "common/append.cu"), partial(in_file, "common/merge.cu")
 in_fp8, in_staging = partial(in_file, "common/fp8.cuh"), partial(in_file, STAGING)
 
 PAGES = (
-    in_rows("a page is the next one", "pages[key >> shift]", "pages[(key >> shift) + 1]", ACCESS, PAGED),
-    in_rows(
+    in_pages("a page is the next one", "pages[key >> shift]", "pages[(key >> shift) + 1]", ACCESS, PAGED),
+    in_pages(
         "the slot is the key", "(key & ((1 << shift) - 1)) * stride_row", "key * stride_row", UNWRITTEN, PAGED
     ),
-    in_rows("pages are as far apart as rows", "page * stride_page", "page * stride_row", OUT, PAGED),
-    in_rows(
+    in_pages("pages are as far apart as rows", "page * stride_page", "page * stride_row", OUT, PAGED),
+    in_pages(
         "rows behind the sequence look up a page",
         "valid ? pages[key >> shift] : 0",
         "pages[key >> shift]",
@@ -50,7 +50,7 @@ PAGES = (
         PAGED,
         RAGGED,
     ),
-    in_rows(
+    in_pages(
         "no guard",
         "if (num_pages > 0) valid = valid && static_cast",
         "if (false) valid = valid && static_cast",
@@ -58,7 +58,7 @@ PAGES = (
         PAGED,
         HEADS_FIRST,
     ),
-    in_rows(
+    in_pages(
         "the guard lets the page behind the pool in",
         "static_cast<u32>(page) < static_cast<u32>(num_pages)",
         "static_cast<u32>(page) <= static_cast<u32>(num_pages)",
@@ -66,7 +66,7 @@ PAGES = (
         PAGED,
         HEADS_FIRST,
     ),
-    in_rows(
+    in_pages(
         "the guard lets negative pages in",
         "static_cast<u32>(page) < static_cast<u32>(num_pages)",
         "page < num_pages",

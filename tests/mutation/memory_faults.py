@@ -17,6 +17,7 @@ from planted import (
     MIXED,
     MORE_QUERIES,
     ONE_TILE,
+    ORDER,
     OUT,
     OUTPUT,
     PTX,
@@ -25,13 +26,13 @@ from planted import (
     SMALLER,
     UNWRITTEN,
     USED,
-    WORK,
     at,
     fault,
     in_file,
     in_kernel,
     in_loop,
     in_output,
+    in_store,
     in_tile,
     short,
 )
@@ -50,7 +51,7 @@ SYNCHRONISATION = (
     in_loop("no barrier before the next K is loaded", V_IS_THERE, "", RACE, races=True),
     in_loop("the wait for K is behind the barrier", WAIT + K_IS_THERE, K_IS_THERE + WAIT, RACE, races=True),
     in_loop("the wait for V is behind the barrier", WAIT + V_IS_THERE, V_IS_THERE + WAIT, RACE, races=True),
-    in_output("no __syncwarp before out is read back", "  __syncwarp();\n", "", RACE, races=True),
+    in_store("no __syncwarp before out is read back", "  __syncwarp();\n", "", RACE, races=True),
     in_loop(
         "a wait for K that leaves one group",
         WAIT + K_IS_THERE,
@@ -65,7 +66,7 @@ SYNCHRONISATION = (
         "    if (lane.lane < 16) __syncthreads();\n",
         DIVERGENCE,
     ),
-    in_output(
+    in_store(
         "a __syncwarp that half of the lanes reach",
         "  __syncwarp();\n",
         "  if (lane.lane < 16) __syncwarp();\n",
@@ -77,7 +78,7 @@ SYNCHRONISATION = (
         '    asm volatile("bar.sync 0, %0;" ::"n"(C::kThreads + 32) : "memory");\n',
         DEADLOCK,
     ),
-    in_output(
+    in_store(
         "a shuffle of valid rows alone",
         "      const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), "
         "lane.lane % 4 == 0);\n",
@@ -142,7 +143,7 @@ TILES = (
         "shared.v = shared.k + C::kKBytes + 128;",
         ACCESS,
     ),
-    in_output(
+    in_store(
         "out is staged over V",
         "shared.q + TileOut::lane_offset(tile_row,",
         "shared.v + TileOut::lane_offset(tile_row,",
@@ -326,7 +327,7 @@ ADDRESSES = (
         GROUPED,
     ),
     in_file(
-        WORK,
+        ORDER,
         "head and batch change places",
         "return {static_cast<int>(sequence_head / heads), static_cast<int>(sequence_head % heads) * p.pack,",
         "return {static_cast<int>(sequence_head % heads), static_cast<int>(sequence_head / heads) * p.pack,",
@@ -335,7 +336,7 @@ ADDRESSES = (
         GROUPED,
     ),
     in_file(
-        WORK,
+        ORDER,
         "the reversed order is one off",
         "p.q_tiles - 1 - tile",
         "p.q_tiles - tile",
@@ -344,7 +345,7 @@ ADDRESSES = (
         RAGGED,
     ),
     in_file(
-        WORK,
+        ORDER,
         "tiles of queries are as far apart as those of keys",
         "tile) * C::kTileM",
         "tile) * C::kTileN",
@@ -354,7 +355,7 @@ ADDRESSES = (
         races=True,
     ),
     in_file(
-        WORK,
+        ORDER,
         "a tile of packed heads begins at its number",
         "sequence_head % heads) * p.pack,",
         "sequence_head % heads),",

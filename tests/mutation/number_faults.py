@@ -31,6 +31,7 @@ from planted import (
     in_kernel,
     in_loop,
     in_output,
+    in_store,
 )
 
 MMA_0, MMA_1 = "[m][n], a[m], b[0], b[1]);", "[m][n + 1], a[m], b[2], b[3]);"
@@ -209,7 +210,7 @@ MASKS = (
 """Masks and the number of key blocks."""
 
 SOFTMAXES = (
-    in_file(SCORES, "O is not rescaled", RESCALE, "", OUT),
+    in_loop("O is not rescaled", RESCALE, "", OUT),
     in_file(SOFTMAX, "the sum is not rescaled", "  row.sum *= rescale;\n", "", OUT),
     in_file(
         SOFTMAX,
@@ -249,8 +250,8 @@ SOFTMAXES = (
     in_file(
         SCORES,
         "the sum takes half of the columns",
-        "          row.sum += x;\n",
-        "          if (e == 0) row.sum += x;\n",
+        "      row.sum += x;\n",
+        "      if (e == 0) row.sum += x;\n",
         OUT,
     ),
     in_file(
@@ -276,7 +277,7 @@ SOFTMAXES = (
         "  return x;",
         OUT,
     ),
-    in_output("the sum is left to one thread", "quad_sum(row.sum), lane.lane", "row.sum, lane.lane", OUT),
+    in_store("the sum is left to one thread", "quad_sum(row.sum), lane.lane", "row.sum, lane.lane", OUT),
     in_file(
         SOFTMAX,
         "rows without a key are divided by 0",
@@ -372,34 +373,34 @@ PRODUCTS = (
 
 STORES = (
     in_output("out is not normalised", "return normaliser(total) * factor;", "return factor;", OUT),
-    in_output("rows of out are stored unguarded", OUT_GUARD, OUT_GUARD.replace("exists && ", ""), ACCESS),
-    in_output("chunks of out are stored unguarded", OUT_GUARD, "if (exists) {", ACCESS, FWD, SMALLER),
+    in_store("rows of out are stored unguarded", OUT_GUARD, OUT_GUARD.replace("exists && ", ""), ACCESS),
+    in_store("chunks of out are stored unguarded", OUT_GUARD, "if (exists) {", ACCESS, FWD, SMALLER),
     in_output(
         "one row of out too many",
         "return query(tile_row) < sequence.stored_q;",
         "return query(tile_row) <= sequence.stored_q;",
         ACCESS,
     ),
-    in_output(
+    in_store(
         "a chunk of out is misaligned",
         "store_global_16(out + (chunk + c) * kChunkElements,",
         "store_global_16(out + (chunk + c) * kChunkElements + 1,",
         ACCESS,
     ),
-    in_output(
+    in_store(
         "out is read back without the swizzle",
         "shared.q + TileOut::lane_offset(tile_row, chunk);",
         "shared.q + tile_row * TileOut::kRowBytes + chunk * kChunkBytes;",
         OUT,
     ),
-    in_output(
+    in_store(
         "out is read back from the first chunks",
         "load_shared_16(from + c * kChunkBytes)",
         "load_shared_16(from)",
         OUT,
         D128,
     ),
-    in_output(
+    in_store(
         "a warp stores the next one's rows",
         "lane.first_row + r + lane.lane / kSpan",
         "(lane.first_row + 32) % C::kTileM + r + lane.lane / kSpan",

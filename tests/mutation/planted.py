@@ -137,11 +137,14 @@ def in_file(
     return Fault(name, (Edit(file, old, new, times),), caught, case, spec, races)
 
 
-KERNEL, LOOP, SCORES = "sm80/fwd.cu", "sm80/fwd_loop.cuh", "sm80/fwd_scores.cuh"
-WORK, OUTPUT, ROWS = "sm80/fwd_work.cuh", "sm80/fwd_output.cuh", "sm80/rows.cuh"
-STAGING, TILE, PTX = "sm80/staging.cuh", "sm80/tile.cuh", "sm80/ptx.cuh"
+KERNEL, LOOP, ORDER = "sm80/fwd.cu", "sm80/fwd_loop.cuh", "sm80/fwd_work.cuh"
+STORE, KEY_ROWS, STAGING = "sm80/fwd_output.cuh", "sm80/rows.cuh", "sm80/staging.cuh"
+TILE, PTX = "sm80/tile.cuh", "sm80/ptx.cuh"
+WORK, SCORES = "common/fwd_work.cuh", "common/fwd_scores.cuh"
+OUTPUT, ROWS = "common/fwd_output.cuh", "common/packed_rows.cuh"
 MASK, SOFTMAX, SEQLEN = "common/mask.cuh", "common/softmax.cuh", "common/seqlen.cuh"
 MEMORY, TYPES, PHILOX = "common/memory.cuh", "common/types.cuh", "common/philox.cuh"
 
 in_kernel, in_loop = partial(in_file, KERNEL), partial(in_file, LOOP)
-in_output, in_tile = partial(in_file, OUTPUT), partial(in_file, TILE)
+in_store, in_tile = partial(in_file, STORE), partial(in_file, TILE)
+in_output = partial(in_file, OUTPUT)

@@ -11,6 +11,7 @@ from planted import (
     LSE,
     MORE_QUERIES,
     ONE_KEY_HEAD,
+    ORDER,
     OUT,
     RACE,
     ROWS,
@@ -22,6 +23,7 @@ from planted import (
     in_file,
     in_loop,
     in_output,
+    in_store,
 )
 
 in_rows, in_scores = partial(in_file, ROWS), partial(in_file, SCORES)
@@ -68,7 +70,7 @@ DECODING = (
         OUT,
         DECODE,
     ),
-    in_output(
+    in_store(
         "no barrier before the parts are stored",
         "  __syncthreads();\n#pragma unroll\n  for (int m = 0; m < C::kMTiles; ++m)\n"
         "#pragma unroll\n    for (int half = 0; half < 2; ++half) {\n      const int row = at",
@@ -78,7 +80,7 @@ DECODING = (
         DECODE,
         races=True,
     ),
-    in_output(
+    in_store(
         "no barrier before the parts are merged",
         "  __syncthreads();\n  const int chunks",
         "  const int chunks",
@@ -86,7 +88,7 @@ DECODING = (
         DECODE,
         races=True,
     ),
-    in_output(
+    in_store(
         "parts of warps lie over each other",
         "return warp * C::kTileM + row;",
         "return row;",
@@ -94,21 +96,21 @@ DECODING = (
         DECODE,
         races=True,
     ),
-    in_output(
+    in_store(
         "a warp's part counts in full",
         "const float weight = exp2_approx(__fsub_rn(__fmul_rn(maxima[w], scale_log2), exponent));",
         "const float weight = 1.f;",
         OUT,
         DECODE,
     ),
-    in_output(
+    in_store(
         "the last warp's part is left out",
         "    for (int w = 0; w < C::kKeyWarps; ++w) {\n      const float weight",
         "    for (int w = 0; w < C::kKeyWarps - 1; ++w) {\n      const float weight",
         OUT,
         DECODE,
     ),
-    in_output(
+    in_store(
         "rows of warps without a key are divided by 0",
         "largest == -kInfinity ? 0.f : __fmul_rn(largest, scale_log2)",
         "__fmul_rn(largest, scale_log2)",
@@ -116,7 +118,7 @@ DECODING = (
         DECODE,
         MORE_QUERIES,
     ),
-    in_output(
+    in_store(
         "chunks of nobody are stored",
         "if (!output.exists(tile_row) || chunk >= chunks) continue;",
         "if (!output.exists(tile_row)) continue;",
@@ -171,7 +173,7 @@ SPLITTING = (
         races=True,
     ),
     in_file(
-        WORK,
+        ORDER,
         "the split is the head",
         "static_cast<int>(tiled % p.num_splits)",
         "static_cast<int>(sequence_head % p.num_splits)",
@@ -180,7 +182,7 @@ SPLITTING = (
         SPLITS,
         races=True,
     ),
-    in_output(
+    in_store(
         "partial rows of a prefill are stored unguarded",
         "if (output.exists(tile_row) && r * Runs::kDims < p.problem.head_dim_v) {\n"
         "            run.store_partial",
