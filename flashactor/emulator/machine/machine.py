@@ -17,6 +17,7 @@ from flashactor.emulator.machine.clocks import Clocks
 from flashactor.emulator.machine.copies import CopyUnit
 from flashactor.emulator.machine.global_races import GlobalRaces
 from flashactor.emulator.machine.mbarriers import LIMIT, MbarrierUnit
+from flashactor.emulator.machine.register_pool import RegisterPool
 from flashactor.emulator.machine.report import Report
 from flashactor.emulator.machine.schedule import NOWHERE, Policy
 from flashactor.emulator.machine.tensor import TensorUnit
@@ -113,6 +114,7 @@ class Machine:
         self.mbarriers = MbarrierUnit(self)
         self.bulk = BulkUnit(self)
         self.warpgroups = WarpgroupUnit(self)
+        self.registers = RegisterPool(self)
         self.copies = CopyUnit(self)
 
         self.steps = self.warp_instructions = 0
@@ -288,6 +290,8 @@ class Machine:
         where = f"warp {int(self.warp_of[lane])} at PTX line {self._instruction(lane).line}"
         if self.barriers.waiting_at[lane] >= 0:
             return f"{where} waits at {self.barriers.describe(lane)}"
+        if self._parked[lane] and self._instruction(lane).opcode == "setmaxnreg":
+            return f"{where} waits for registers ({self.registers.describe(lane)})"
         if self._parked[lane]:
             return f"{where} waits for an mbarrier ({self.mbarriers.describe(lane)})"
         return where
@@ -315,7 +319,7 @@ class Machine:
         self._blocked[lanes] = False
 
     def park_lanes(self, lanes: Array) -> None:
-        """Hold lanes until some mbarrier completes a phase."""
+        """Hold lanes until some mbarrier completes a phase, or registers are released."""
         self._parked[lanes] = True
 
     def wake_parked(self) -> None:

@@ -84,16 +84,16 @@ class WarpgroupUnit:
 
     def fence(self, w: Window, m: Mask, i: int) -> None:
         """wgmma.fence; the static check of registers asks where it is needed."""
-        self._groups(w, m, i)
+        self.groups(w, m, i)
 
     def commit(self, w: Window, m: Mask, i: int) -> None:
         """wgmma.commit_group."""
-        for block, group in self._identities(w, self._groups(w, m, i)):
+        for block, group in self._identities(w, self.groups(w, m, i)):
             self._committed[block, group] += 1
 
     def wait(self, w: Window, m: Mask, i: int, newest: int) -> None:
         """wgmma.wait_group."""
-        mine = set(self._identities(w, self._groups(w, m, i)))
+        mine = set(self._identities(w, self.groups(w, m, i)))
         kept: list[_Reading] = []
         finished: list[_Reading] = []
         for reading in self._reading:
@@ -116,7 +116,7 @@ class WarpgroupUnit:
         results: list[Array], a: Any, b: Any, scale_d: Any, sign: int, transpose_a: bool, transpose_b: bool,
     ) -> None:  # fmt: skip
         """wgmma.mma_async: D = A B + D, or A B where scale-d is false."""
-        groups = self._groups(w, m, i)  # [group][4] numbers of warps in the window
+        groups = self.groups(w, m, i)  # [group][4] numbers of warps in the window
         if isinstance(a, list):
             parts = [elements(w.by_warp(register)[groups.reshape(-1)], a_type) for register in a]
             left = joined_rows(parts).reshape(len(groups), 64, -1)
@@ -220,7 +220,7 @@ class WarpgroupUnit:
                 )  # fmt: skip
 
     # ---- who takes part
-    def _groups(self, w: Window, m: Mask, i: int) -> Array:
+    def groups(self, w: Window, m: Mask, i: int) -> Array:
         """The active warpgroups, as the numbers in the window of their four warps.
 
         Raises:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashactor.emulator.machine.window import Mask, Window
-from flashactor.errors import BarrierError, DivergenceError
+from flashactor.errors import DivergenceError
 
 if TYPE_CHECKING:
     from flashactor.emulator.machine.machine import Machine
@@ -195,15 +195,6 @@ class WarpUnit:
         leader = peers.argmax(2)
         self._put(w, m, target, leader.astype(np.uint32))
         self._put(w, m, elected, leader == _LANES)
-
-    def require_register_count(self, w: Window, m: Mask, i: int, count: int) -> None:
-        """setmaxnreg: whole warps, a multiple of 8 from 24 to 256."""
-        self.whole(w, m, i)
-        if count % 8 or not 24 <= count <= 256:
-            self._m.fault(
-                BarrierError, i, "setmaxnreg", str(count), "a multiple of 8 from 24 to 256", "round it",
-                lane=int(w.lanes[0]),
-            )  # fmt: skip
 
     @staticmethod
     def _put(w: Window, m: Mask, target: Array, values: Array) -> None:

@@ -17,6 +17,8 @@ from flashactor.emulator.ptx.module import Entry, Instruction, Label
 # An instruction after which the scheduler decides anew: lanes may part, wait, or leave.
 _BOUNDARIES = frozenset({"bra", "ret", "exit", "trap", "bar", "barrier"})
 
+_OF_WARPGROUPS = ("wgmma", "setmaxnreg")
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -35,7 +37,9 @@ class Block:
 
 
 def is_wait(instruction: Instruction) -> bool:
-    """Whether the instruction waits for an mbarrier's phase."""
+    """Whether the instruction waits for an mbarrier's phase, or for registers."""
+    if instruction.opcode == "setmaxnreg":
+        return "inc" in instruction.modifiers
     return instruction.opcode == "mbarrier" and instruction.modifiers[0] in ("try_wait", "test_wait")
 
 
@@ -72,7 +76,7 @@ def flow_of(entry: Entry) -> Flow:
             start=ranges[block][0],
             stop=ranges[block][1],
             successors=tuple(position[next_] for next_ in successors[block]),
-            needs_warpgroup=entry.instructions[ranges[block][0]].opcode == "wgmma",
+            needs_warpgroup=entry.instructions[ranges[block][0]].opcode in _OF_WARPGROUPS,
         )
         for block in order
     )
@@ -88,7 +92,7 @@ def _ranges(instructions: list[Instruction]) -> list[tuple[int, int]]:
         if is_wait(instruction):
             starts.add(index)
         before = instructions[index - 1].opcode if index else ""
-        if (instruction.opcode == "wgmma") != (before == "wgmma"):
+        if (instruction.opcode in _OF_WARPGROUPS) != (before in _OF_WARPGROUPS):
             starts.add(index)
     ordered = sorted(start for start in starts if start < len(instructions))
     return list(zip(ordered, [*ordered[1:], len(instructions)], strict=True))

@@ -68,12 +68,16 @@ def fence(s: Statement) -> None:
 
 @emits("setmaxnreg")
 def set_registers(s: Statement) -> None:
-    """setmaxnreg: registers are not counted here; the cubin's checks do that."""
-    s.require("inc", "dec")
+    """setmaxnreg: registers pass through the block's pool; what a thread needs, the cubin's checks know."""
+    action = s.require("inc", "dec")
     s.require("sync")
     s.require("aligned")
     s.type()
-    s.call("warps.require_register_count", str(s.immediate(s.operands[0])))
+    count = str(s.immediate(s.operands[0]))
+    if action == "dec":
+        return s.call("registers.release", count)
+    _wait(s, f"M.registers.claim(w, {s.mask}, {s.index}, {count})")
+    return None
 
 
 @emits("griddepcontrol")
@@ -131,6 +135,10 @@ def mbarrier(s: Statement) -> None:
         f"M.mbarriers.wait(w, {s.mask}, {s.index}, {place[0]}, {place[1]}, "
         f"{phase}, {parity}, {blocking}, {target})"
     )
-    # Lanes whose guard is false go on at once.
-    s.emit(f"return {wait}" if s.mask == "m" else f"return w.merged(m, {s.mask}, {wait})")
+    _wait(s, wait)
     return None
+
+
+def _wait(s: Statement, wait: str) -> None:
+    """End the block of code with a call that says who goes on; lanes whose guard is false do at once."""
+    s.emit(f"return {wait}" if s.mask == "m" else f"return w.merged(m, {s.mask}, {wait})")

@@ -101,6 +101,56 @@ def test_register_counts_are_checked():
             translate(kernel(statement), "k")
 
 
+ROLES = "setp.lt.u32 %p1, %tid, 128; @%p1 bra producer; {consumer} bra join; producer: {producer} join:"
+
+
+def roles(producer, consumer):
+    """A block whose first warpgroup does one thing, and the others another; each thread then stores."""
+    instructions = {"dec": "setmaxnreg.dec.sync.aligned.u32", "inc": "setmaxnreg.inc.sync.aligned.u32"}
+    parts = {
+        name: "".join(f"{instructions[action]} {count};" for action, count in actions)
+        for name, actions in (("producer", producer), ("consumer", consumer))
+    }
+    return STORE + ROLES.format(**parts) + "st.global.u32 [%place], %tid;"
+
+
+@pytest.mark.parametrize(
+    ("threads", "producer", "consumer"),
+    [
+        (384, [("dec", 24)], [("inc", 240)]),
+        (512, [("dec", 32)], [("inc", 160)]),
+        (384, [("dec", 168)], [("inc", 168)]),
+        (256, [("dec", 24)], [("inc", 256)]),
+    ],
+)
+def test_registers_pass_from_one_warpgroup_to_others(threads, producer, consumer):
+    out = np.zeros(threads, np.uint32)
+    run(roles(producer, consumer), {"out": out}, block=threads, schedule="all")
+    np.testing.assert_array_equal(out, np.arange(threads))
+
+
+@pytest.mark.parametrize(
+    ("threads", "producer", "consumer", "error", "message"),
+    [
+        (384, [("dec", 32)], [("inc", 240)], DeadlockError, "168 registers a thread, 64 to be had"),
+        (512, [("dec", 32)], [("inc", 168)], DeadlockError, "waits for registers"),
+        (384, [], [("inc", 176)], DeadlockError, "168 registers a thread, 0 to be had"),
+        (384, [("dec", 24)], [("dec", 240)], BarrierError, "a release from 168 to 240"),
+        (384, [("inc", 24)], [("inc", 240)], BarrierError, "a claim of 24 by who has 168"),
+    ],
+)
+def test_registers_that_nobody_has_are_not_given(threads, producer, consumer, error, message):
+    out = np.zeros(threads, np.uint32)
+    for schedule in ("min", "max", "random"):
+        with pytest.raises(error, match=message):
+            run(roles(producer, consumer), {"out": out}, block=threads, schedule=schedule)
+
+
+def test_a_warpgroup_changes_its_registers_together():
+    body = "setp.lt.u32 %p1, %tid, 32; @!%p1 bra join; setmaxnreg.dec.sync.aligned.u32 24; join:"
+    fault(DeadlockError, body, block=128)
+
+
 HANDOVER = (
     STORE
     + """
