@@ -111,67 +111,68 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
     const Unit<C> unit(p, index);
     if (!unit.exists) continue;
     const Consumer<C> me(p, unit, consumer);
+    if (unit.last < unit.first) {
+      store_nothing(Output<C>{p.fwd, me.work, unit.sequence, me.packed, 0, 1.f, 1.f}, p, me);
+      continue;
+    }
     typename C::OutTile o = {};
     typename C::RowStates rows;
     rows[0][0] = rows[0][1] = kEmptyRow;
-    if (unit.first <= unit.last) {
-      typename C::ScoreTile s;
-      typename Products::Weights weights;
-      typename Products::Sums sums;
-      float rescale[2];
-      int first_key = unit.blocks.block(unit.last) * C::kTileN;
-      q_ring.wait_full(q_at);
-      shared.k_ring.wait_full(k_at);
+    typename C::ScoreTile s;
+    typename Products::Weights weights;
+    typename Products::Sums sums;
+    float rescale[2];
+    int first_key = unit.blocks.block(unit.last) * C::kTileN;
+    q_ring.wait_full(q_at);
+    shared.k_ring.wait_full(k_at);
+    Products::issue_qk(s, q, shared.k_of(k_at));
+    wgmma_wait<0>();
+    pin(s[0]);
+    shared.k_ring.leave(k_at);
+    k_at.advance();
+    me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
+    Products::round(weights, s);
+    shared.value_ring.wait_full(v_at);
+    if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
+      clear_values<C>(shared.values_of(v_at), unit.mask.seqlen_k - first_key);
+    }
+    if (unit.first < unit.last) shared.k_ring.wait_full(k_at);
+#pragma unroll 1
+    for (int block = unit.last - 1; block >= unit.first; --block) {
+      first_key = unit.blocks.block(block) * C::kTileN;
+      turn.take();
       Products::issue_qk(s, q, shared.k_of(k_at));
-      wgmma_wait<0>();
+      shared.value_ring.wait_full(v_at);
+      Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+      turn.pass();
+      wgmma_wait<1>();
       pin(s[0]);
       shared.k_ring.leave(k_at);
       k_at.advance();
       me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
-      Products::round(weights, s);
-      shared.value_ring.wait_full(v_at);
-      if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
-        clear_values<C>(shared.values_of(v_at), unit.mask.seqlen_k - first_key);
-      }
-      if (unit.first < unit.last) shared.k_ring.wait_full(k_at);
-#pragma unroll 1
-      for (int block = unit.last - 1; block >= unit.first; --block) {
-        first_key = unit.blocks.block(block) * C::kTileN;
-        turn.take();
-        Products::issue_qk(s, q, shared.k_of(k_at));
-        shared.value_ring.wait_full(v_at);
-        Products::issue_pv(o, sums, weights, shared.values_of(v_at));
-        turn.pass();
-        wgmma_wait<1>();
-        pin(s[0]);
-        shared.k_ring.leave(k_at);
-        k_at.advance();
-        me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
-        // Here and not at the loop's beginning, because ptxas moves nothing across the branches of a wait:
-        // without one it has the softmax wait for P V.
-        pin(s[0]);
-        if (block > unit.first) shared.k_ring.wait_full(k_at);
-        Products::finish_pv(o, sums, weights, shared.values_of(v_at));
-        shared.value_ring.leave(v_at);
-        v_at.advance();
-        Products::rescale(o, sums, rescale);
-        Products::round(weights, s);
-      }
-      shared.value_ring.wait_full(v_at);
-      Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+      // Here and not at the loop's beginning, because ptxas moves nothing across the branches of a wait:
+      // without one it has the softmax wait for P V.
+      pin(s[0]);
+      if (block > unit.first) shared.k_ring.wait_full(k_at);
       Products::finish_pv(o, sums, weights, shared.values_of(v_at));
       shared.value_ring.leave(v_at);
       v_at.advance();
+      Products::rescale(o, sums, rescale);
+      Products::round(weights, s);
     }
-    const int kv_head = unit.work.head / p.fwd.problem.gqa_ratio;
+    shared.value_ring.wait_full(v_at);
+    Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+    Products::finish_pv(o, sums, weights, shared.values_of(v_at));
+    shared.value_ring.leave(v_at);
+    v_at.advance();
+    // Read again: what is kept takes registers from the loop.
+    const Sequence sequence = find_sequence(p.fwd.problem, me.work.batch);
+    const int kv_head = me.work.head / p.fwd.problem.gqa_ratio;
     const float v_descale =
         C::kFp8 ? find_descale(p.fwd.v_descale, p.fwd.v_scale, p.fwd.v_scale_stride, kv_head) : 1.f;
-    const Output<C> output{p.fwd, me.work, unit.sequence, me.packed, kv_head, me.scale.log2, v_descale};
-    store(o, rows, output, p, q, me);
-    if (unit.first <= unit.last) {
-      q_ring.leave(q_at);
-      q_at.advance();
-    }
+    store(o, rows, Output<C>{p.fwd, me.work, sequence, me.packed, kv_head, me.scale.log2, v_descale}, p, q, me);
+    q_ring.leave(q_at);
+    q_at.advance();
   }
   turn.end();
 }

@@ -37,12 +37,7 @@ __device__ __forceinline__ void store(const typename C::OutTile& o, const typena
       } else {
         const u32 to = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements) +
                        dim % kChunkElements * kElementBytes;
-        const u32 low = output.packed(run.x[0], run.x[1]);
-        if constexpr (C::kRun == 2) {
-          store_shared(to, low);
-        } else {
-          store_shared_8(to, low, output.packed(run.x[2], run.x[3]));
-        }
+        store_shared(to, output.packed(run.x[0], run.x[1]));
       }
     }
   }
@@ -71,6 +66,28 @@ __device__ __forceinline__ void store(const typename C::OutTile& o, const typena
     if (output.exists(tile_row) && dim < p.fwd.problem.head_dim_v) {
       const u32 from = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements);
       store_global_16(output.out(tile_row) + dim, load_shared_16(from));
+    }
+  }
+}
+
+// The results of rows that see no key. They go to global memory directly: the producer brings no queries for
+// such a tile, and may be bringing those of the next one.
+template <typename C, typename Consumer>
+__device__ __forceinline__ void store_nothing(const Output<C>& output, const HopperParams& p, const Consumer& me) {
+  constexpr int kRowChunks = C::kHeadDimV / kChunkElements;
+#pragma unroll 1
+  for (int item = threadIdx.x % 128; item < p.consumer_rows * kRowChunks; item += 128) {
+    const int tile_row = item / kRowChunks;
+    const int dim = item % kRowChunks * kChunkElements;
+    if (!output.exists(tile_row)) break;
+    if (dim == 0) output.finish_row(tile_row, -kInfinity, 0.f, true);
+    if (dim >= p.fwd.problem.head_dim_v) continue;
+    if (p.fwd.num_splits > 1) {
+      const float zeros[4] = {};
+      store_global_floats(output.partial(tile_row, dim), zeros);
+      store_global_floats(output.partial(tile_row, dim) + 4, zeros);
+    } else {
+      store_global_16(output.out(tile_row) + dim, {0, 0, 0, 0});
     }
   }
 }
