@@ -9,6 +9,7 @@ from flashactor import Fa2FwdRequest, SmArch
 from flashactor.arrays import HOST, ArrayView
 from flashactor.executors.operands import _output_shapes
 from flashactor.kernels.plan import plan
+from flashactor.kernels.sm80_forward import SM80
 
 FORMATS = {"pointer": "Q", "i64": "q", "int": "i", "u32": "I", "float": "f"}
 SCRATCH = 0x70000
@@ -35,12 +36,12 @@ def dense(batch=2, seqlen_q=100, seqlen_k=120, heads_q=8, heads_kv=2, head_dim=6
     )
 
 
-def planned(request, arch=SmArch.SM80, workspace=SCRATCH):
+def planned(request, arch=SmArch.SM80, workspace=SCRATCH, family=SM80):
     """The launches of a request, with outputs at addresses of their own where it has none."""
     arrays = request.arrays()
     for name, (shape, dtype) in _output_shapes(request, arrays).items():
         arrays.setdefault(name, view(shape, 0x40000 if name == "out" else 0x50000, dtype))
-    return plan(request, arch, arrays, workspace).launches
+    return plan(request, arch, family, arrays, workspace).launches
 
 
 def unpack(params, layout):

@@ -29,6 +29,7 @@ from flashactor.kernels.backward_spec import (
 from flashactor.kernels.backward_tiles import DKDV_TILES, DQ_TILES
 from flashactor.kernels.problem import UNLIMITED
 from flashactor.kernels.sm80 import HEAD_DIMS, SHARED_BYTES_PER_BLOCK
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.reference import (
     AttentionParams,
     backward,
@@ -64,7 +65,8 @@ def params_of(head_dim, options, slopes, sinks):
 def run(request, **options):
     """The gradients of a request by name, and what the emulator found."""
     arrays = with_outputs(request, request.arrays())
-    results = emulate(request, SmArch.SM80 if request.arch is None else request.arch, arrays, **options)
+    arch = SmArch.SM80 if request.arch is None else request.arch
+    results = emulate(request, arch, SM80, arrays, **options)
     return {name: arrays[name].to_numpy() for name in GRADIENTS if name in arrays}, results
 
 

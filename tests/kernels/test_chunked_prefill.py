@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from flashactor import ChunkedPrefillRequest, ChunkLayout, Fa2FwdRequest, KvLayout, MaskKind, SmArch
 from flashactor.executors.emulator import emulate
 from flashactor.executors.operands import with_outputs
+from flashactor.kernels.sm80_forward import SM80
 
 BATCH, HEADS, HEADS_KV, HEAD_DIM = 2, 4, 2, 64
 PAGE = 8
@@ -16,7 +17,7 @@ CAUSAL = {"mask": MaskKind.causal()}
 def compute(request):
     """out and lse of a request, by the kernels."""
     arrays = with_outputs(request, request.arrays())
-    emulate(request, SmArch.SM80, arrays)
+    emulate(request, SmArch.SM80, SM80, arrays)
     return arrays["out"].to_numpy(), arrays["lse"].to_numpy()
 
 

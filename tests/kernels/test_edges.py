@@ -9,6 +9,8 @@ from flashactor.executors.emulator import emulate
 from flashactor.executors.operands import with_outputs
 from flashactor.executors.reference import compute
 from flashactor.kernels.forward import forward_shape
+from flashactor.kernels.select import choose_family
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.types import MaskKind
 
 BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn
@@ -18,7 +20,8 @@ rng = np.random.default_rng(0)
 def emulated(request, arch=SmArch.SM80):
     """The launches, and out."""
     arrays = with_outputs(request, request.arrays())
-    return emulate(request, arch, arrays), arrays["out"].to_numpy().astype(np.float64)
+    family = choose_family(request, arch)
+    return emulate(request, arch, family, arrays), arrays["out"].to_numpy().astype(np.float64)
 
 
 def paged(d=64, dtype=BF16, length=40, **options):
@@ -33,7 +36,7 @@ def test_no_query_launches_no_empty_grid():
     cu_q, cu_k = np.array([0, 0], np.int32), np.array([0, 4096], np.int32)
     request = VarlenFwdRequest.from_arrays(np.zeros((0, 4, 64), BF16), k, k, cu_q, cu_k)
     results, out = emulated(request)
-    assert forward_shape(request, SmArch.SM80).num_splits > 1
+    assert forward_shape(request, SmArch.SM80, SM80).num_splits > 1
     assert (len(results), out.shape) == (1, (0, 4, 64))
 
 
@@ -46,7 +49,7 @@ def test_a_guard_also_holds_for_lengths_beyond_the_table():
 
 def test_rows_of_fp8_are_whole_chunks():
     request, _ = paged(24, FP8)
-    refused = explain(request, SmArch.SM80).candidates[0]
+    refused = next(c for c in explain(request, SmArch.SM80).candidates if c.implementation == "sm80_mma")
     assert refused.reasons[0] == "loads fp8 rows in 16 bytes, and head_dim is 24"
 
 
@@ -65,6 +68,6 @@ def test_splits_of_a_window_are_those_of_its_keys():
     table, lens = np.arange(1024, dtype=np.int32)[None], np.array([100_000], np.int32)
     options = {"mask": MaskKind.sliding_causal(3000), "batch_invariant": True}
     request = PagedAttentionRequest.from_arrays(q, cache, cache, table, lens, **options)
-    assert forward_shape(request, SmArch.SM90A).num_splits == 2
+    assert forward_shape(request, SmArch.SM90A, SM80).num_splits == 2
     _, out = emulated(request)
     np.testing.assert_allclose(out, np.asarray(compute(request).out).astype(np.float64), atol=0.01)

@@ -26,6 +26,7 @@ from flashactor.cli.tables import FEATURES
 from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import output_names, require_arrays, with_outputs
 from flashactor.executors.reference import compute
+from flashactor.kernels.select import choose_family
 
 BF16 = ml_dtypes.bfloat16
 CAUSAL = {"mask": MaskKind.causal()}
@@ -230,7 +231,7 @@ def emulated(request):
         launched.append(spec)
         return kernel_ptx(spec)
 
-    emulate(request, arch, arrays, ptx=ptx)
+    emulate(request, arch, choose_family(request, arch), arrays, ptx=ptx)
     results = {name: arrays[name].to_numpy().copy() for name in output_names(request, arrays)}
     for name, contents in in_place.items():  # the reference appends for itself
         arrays[name].to_numpy()[...] = contents

@@ -16,6 +16,7 @@ from flashactor import (
 )
 from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import with_outputs
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.kernels.splits import MULTIPROCESSORS
 
 BF16 = ml_dtypes.bfloat16
@@ -27,7 +28,7 @@ SINKS = np.array([1.5, 3.0], np.float32)
 def compute(request, ptx=kernel_ptx):
     """out and lse of a request, by the kernels."""
     arrays = with_outputs(request, request.arrays())
-    emulate(request, SmArch.SM80, arrays, ptx=ptx)
+    emulate(request, SmArch.SM80, SM80, arrays, ptx=ptx)
     return arrays["out"].to_numpy(), arrays["lse"].to_numpy()
 
 

@@ -16,6 +16,7 @@ from flashactor.errors import LaunchError, OperandError
 from flashactor.kernels.forward import division, forward_shape
 from flashactor.kernels.params import COMBINE_PARAMS, FWD_PARAMS
 from flashactor.kernels.problem import UNLIMITED
+from flashactor.kernels.sm80_forward import SM80
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels_cu"
 
@@ -43,7 +44,7 @@ def packed(lengths_q=(30, 70), lengths_k=(50, 70), ratio=4, **options):
 
 
 def find_work(block, p, tile_m):
-    """find_work() of fwd_work.cuh, in Python: batch entry, first head, split, first row."""
+    """find_work() of sm80/fwd_work.cuh, in Python: batch entry, first head, split, first row."""
     tiled, tile = divmod(block, p["q_tiles"])
     sequence_head, split = divmod(tiled, p["num_splits"])
     batch, group = divmod(sequence_head, p["heads_q"] // p["pack"])
@@ -51,7 +52,7 @@ def find_work(block, p, tile_m):
 
 
 def query_of(row, p):
-    """PackedRows::query() of rows.cuh, in Python."""
+    """PackedRows::query() of packed_rows.cuh, in Python."""
     return row if p["pack"] == 1 else (row * p["pack_multiplier"] >> 32) >> p["pack_shift"]
 
 
@@ -67,7 +68,7 @@ def test_the_mirrors_are_what_the_kernels_do():
         "static_cast<int>(tiled % p.num_splits), (p.q_tiles - 1 - tile) * C::kTileM",
     ):
         assert line in body
-    rows = (KERNELS / "sm80/rows.cuh").read_text()
+    rows = (KERNELS / "common/packed_rows.cuh").read_text()
     assert "return pack == 1 ? row : static_cast<int>(__umulhi(row, multiplier) >> shift);" in rows
     assert "head(int row) const { return row - query(row) * pack; }" in rows
 
@@ -291,20 +292,20 @@ def test_partial_results_lie_in_the_workspace():
 
 
 def test_a_window_is_not_split_by_keys_that_nobody_sees():
-    assert forward_shape(dense(1, 1, 100_000), SmArch.SM80).num_splits > 1
+    assert forward_shape(dense(1, 1, 100_000), SmArch.SM80, SM80).num_splits > 1
     windowed = dense(1, 1, 100_000, mask=MaskKind.sliding_causal(200))
-    assert forward_shape(windowed, SmArch.SM80).num_splits == 1
+    assert forward_shape(windowed, SmArch.SM80, SM80).num_splits == 1
 
 
 @pytest.mark.parametrize("others", [0, 1, 7, 300])
 @pytest.mark.parametrize("arch", SmArch)
 def test_invariant_plans_do_not_know_the_batch(others, arch):
     def cut(batch):
-        shape = forward_shape(dense(batch, 1, 9000, batch_invariant=True), arch)
+        shape = forward_shape(dense(batch, 1, 9000, batch_invariant=True), arch, SM80)
         return shape.spec, shape.pack, shape.q_tiles, shape.num_splits, shape.blocks_per_split
 
     assert cut(1 + others) == cut(1)
-    splits = {forward_shape(dense(n, 1, 9000), arch).num_splits for n in (1, 8, 300)}
+    splits = {forward_shape(dense(n, 1, 9000), arch, SM80).num_splits for n in (1, 8, 300)}
     assert len(splits) > 1, "without the option the batch decides"
 
 

@@ -13,6 +13,7 @@ from flashactor.executors.operands import with_outputs
 from flashactor.executors.reference import attention_params
 from flashactor.kernels.forward import forward_shape
 from flashactor.kernels.select import choose_kernels
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.kernels.sm80_fp8 import ARCHS, fp8_forward_specs
 
 E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
@@ -62,7 +63,7 @@ def expected(request):
 def run(request, arch=SmArch.SM89, **options):
     """Compute a request with the kernels, require what the reference says of it; results of the launches."""
     arrays = with_outputs(request, request.arrays())
-    results = emulate(request, arch, arrays, **options)
+    results = emulate(request, arch, SM80, arrays, **options)
     exact, exact_lse, low = expected(request)
     out, lse = arrays["out"].to_numpy(), arrays["lse"].to_numpy()
     assert out.dtype.name == request.out_dtype.numpy_name
@@ -149,7 +150,7 @@ def test_head_dims(head_dim, head_dim_v, seqlen_q):
 )
 def test_decode_with_splits(scores):
     request = dense(2, 1500, (8, 2), mask=MaskKind.causal(), q_scale=Q_SCALES, k_scale=KV_SCALES, **scores)
-    shape = forward_shape(request, SmArch.SM89)
+    shape = forward_shape(request, SmArch.SM89, SM80)
     assert shape.num_splits > 1
     assert (shape.pack, shape.spec.tile.key_warps) == (4, 4)
     assert [spec.kind for spec in choose_kernels(request, SmArch.SM89)] == ["fwd_fp8", "combine"]
@@ -158,7 +159,7 @@ def test_decode_with_splits(scores):
 
 def test_splits_of_whole_tiles():
     request = dense(33, 1100, (2, 1), v_scale=0.5, out_dtype=DType.F16)
-    shape = forward_shape(request, SmArch.SM89)
+    shape = forward_shape(request, SmArch.SM89, SM80)
     assert (shape.num_splits > 1, shape.spec.tile.key_warps) == (True, 1)
     run(request)
 
@@ -251,7 +252,8 @@ def test_a_bare_cell_may_take_all_kernels_like_it():
 def test_reasons_against(changes, reason):
     fields = {"arch": SmArch.SM89, "dtype": DType.F8E4M3, "head_dim": 64, "head_dim_v": 64} | changes
     request = Fa2FwdFp8Request(**fields)
-    assert explain(request).candidates[0].reasons == (reason,)
+    (found,) = (each for each in explain(request).candidates if each.implementation == "sm80_mma")
+    assert found.reasons == (reason,)
     with pytest.raises(NoKernelError):
         choose_kernels(request, SmArch.SM89)
 

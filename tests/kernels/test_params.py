@@ -13,10 +13,12 @@ from flashactor import kernels
 from flashactor.kernels.backward_spec import STAT_ROWS
 from flashactor.kernels.params import FWD_PARAMS, PROBLEM, StructLayout
 from flashactor.kernels.problem import UNLIMITED
+from flashactor.kernels.sm90 import HOPPER_PARAMS, HopperSpec, _padding
+from flashactor.kernels.spec import TENSOR_MAP_BYTES
 
 HEADERS = Path(__file__).resolve().parents[2] / "kernels_cu"
-NESTED = {"Problem": 8}
-"""Structs inside of others, and how they are aligned."""
+NESTED = ("Problem", "FwdParams")
+"""Structs inside of others."""
 
 
 def structs():
@@ -26,7 +28,7 @@ def structs():
         for name, body in re.findall(
             r"^struct (\w+) \{\n(.*?)\n\};", header.read_text(), re.DOTALL | re.MULTILINE
         ):
-            found[name] = list(re.findall(r"^  ([^/\n]*?)(\w+);", body, re.MULTILINE))
+            found[name] = re.findall(r"^  ([^/\n]*?)(\w+)(?:\[\w+\])?;", body, re.MULTILINE)
     return {name: tuple(expanded(fields, found)) for name, fields in found.items()}
 
 
@@ -35,7 +37,9 @@ def expanded(fields, found):
         kind = declared.strip()
         if kind in NESTED:
             yield from expanded(found[kind], found)
-        else:
+        elif name == "padding":
+            yield from _padding()
+        elif kind != "TensorMap":  # they are no fields of a layout: a launch puts them before
             yield name, "pointer" if kind.endswith("*") else kind
 
 
@@ -62,9 +66,23 @@ def test_fields_are_those_of_the_header(name):
     assert LAYOUTS[name].fields == structs()[name]
 
 
+def test_tensor_maps_come_first_and_are_those_that_launches_put_there():
+    header = (HEADERS / "sm90/params.cuh").read_text()
+    body = re.search(r"struct HopperParams \{\n(.*?)\n\};", header, re.DOTALL)[1]
+    declared = re.findall(r"^  (\w+) (\w+)", body, re.MULTILINE)
+    maps = [("TensorMap", name) for name in HopperSpec.tensor_maps]
+    assert declared[: len(maps) + 1] == [*maps, ("FwdParams", "fwd")]
+
+
+def test_what_lies_behind_tensor_maps_ends_where_c_ends_it():
+    """A struct of members that are aligned to 64 bytes has a multiple of 64 bytes."""
+    assert TENSOR_MAP_BYTES % 64 == HOPPER_PARAMS.size % 64 == 0
+    assert 0 <= len(_padding()) < 16
+
+
 def test_the_problem_comes_first_where_a_kernel_solves_one():
     assert structs()["Problem"] == PROBLEM
-    for name in ("FwdParams", "BwdParams"):
+    for name in ("FwdParams", "BwdParams", "HopperParams"):
         assert structs()[name][: len(PROBLEM)] == PROBLEM
 
 

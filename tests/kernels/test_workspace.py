@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_tools import dense
 
-from flashactor import SmArch
-from flashactor.kernels.plan import workspace_of, workspace_size
+from flashactor import SmArch, workspace_size
+from flashactor.kernels.plan import workspace_of
+from flashactor.kernels.select import choose_family
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.kernels.workspace import ALIGNMENT, Workspace
 
 
@@ -33,11 +35,13 @@ def test_nothing_takes_nothing():
 def test_the_size_is_a_function_of_shapes_alone(arch):
     options = {"batch": 1, "seqlen_q": 1, "seqlen_k": 9000}
     first, second = dense(**options), dense(**options, softmax_scale=3.0)
-    assert workspace_size(first, arch) == workspace_size(second, arch) == workspace_of(first, arch).size > 0
+    size = workspace_of(first, arch, choose_family(first, arch)).size
+    assert workspace_size(first, arch) == workspace_size(second, arch) == size > 0
     assert workspace_size(dense(**{**options, "seqlen_k": 90}), arch) == 0
 
 
 def test_partial_results_have_room():
-    workspace = workspace_of(dense(batch=1, seqlen_q=3, seqlen_k=9000, batch_invariant=True), SmArch.SM80)
+    request = dense(batch=1, seqlen_q=3, seqlen_k=9000, batch_invariant=True)
+    workspace = workspace_of(request, SmArch.SM80, SM80)
     splits, rows = 5, 3 * 8
     assert workspace.parts == {"partial_out": splits * rows * 64 * 4, "partial_lse": splits * rows * 4}
