@@ -9,39 +9,67 @@
 
 namespace flashactor {
 
+// A lane's part of the two rows of O that it holds, as partial results of a split.
+template <typename C, typename Consumer>
+__device__ __forceinline__ void store_partial(const typename C::OutTile& o, const float (&factors)[2],
+                                              const Output<C>& output, const HopperParams& p, const Consumer& me) {
+  using Runs = Run<C>;
+  const int lane_dim = me.lane.lane % 4 * C::kRun;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int tile_row = me.lane.row(0, half);
+    if (tile_row >= p.consumer_rows || !output.exists(tile_row)) continue;
+    float* const to = output.partial(tile_row, lane_dim);
+#pragma unroll
+    for (int r = 0; r < Runs::kCount; ++r) {
+      Runs run(o, 0, half, r);
+      run.normalise(factors[half]);
+      if (r * Runs::kDims + lane_dim < p.fwd.problem.head_dim_v) run.store_partial(to + r * Runs::kDims);
+    }
+  }
+}
+
+// The same as elements of out, into the consumer's tile of shared memory. A run of four lanes is a chunk.
+template <typename C, typename Consumer>
+__device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, const float (&factors)[2],
+                                              const Output<C>& output, u32 tile, const Consumer& me) {
+  using Runs = Run<C>;
+  using TileOut = typename C::TileOut;
+  static_assert(Runs::kDims == kChunkElements);
+  constexpr int kSlabChunks = kSlabRowBytes / kChunkBytes;
+#pragma unroll
+  for (int r = 0; r < Runs::kCount; ++r) {
+    const u32 to = TileOut::chunk(tile, r / kSlabChunks, me.lane.row(0, 0), r % kSlabChunks) +
+                   me.lane.lane % 4 * C::kRun * kElementBytes;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Runs run(o, 0, half, r);
+      run.normalise(factors[half]);
+      // The other row is the pattern's height further down, so its chunks are permuted alike.
+      store_shared(to + half * kPatternBytes, output.packed(run.x[0], run.x[1]));
+    }
+  }
+}
+
 // Normalises O and writes it through the tile of the queries, which no one reads any more: by TMA where all rows
 // exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
 template <typename C, typename Consumer>
 __device__ __forceinline__ void store(const typename C::OutTile& o, const typename C::RowStates& states,
                                       const Output<C>& output, const HopperParams& p, u32 tile,
                                       const Consumer& me) {
-  using Runs = Run<C>;
   using TileOut = typename C::TileOut;
   const int barrier = kOwnBarrier + me.number;
-  const int lane_dim = me.lane.lane % 4 * C::kRun;
-  const bool splits = p.fwd.num_splits > 1;
-  if (!splits) named_sync(barrier, 128);  // all warps have read the queries
+  float factors[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const RowState& row = states[0][half];
     const int tile_row = me.lane.row(0, half);
-    const bool exists = tile_row < p.consumer_rows && output.exists(tile_row);
-    const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), exists && me.lane.lane % 4 == 0);
-#pragma unroll
-    for (int r = 0; r < Runs::kCount; ++r) {
-      Runs run(o, 0, half, r);
-      run.normalise(factor);
-      const int dim = r * Runs::kDims + lane_dim;
-      if (splits) {
-        if (exists && dim < p.fwd.problem.head_dim_v) run.store_partial(output.partial(tile_row, dim));
-      } else {
-        const u32 to = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements) +
-                       dim % kChunkElements * kElementBytes;
-        store_shared(to, output.packed(run.x[0], run.x[1]));
-      }
-    }
+    const bool first = me.lane.lane % 4 == 0 && tile_row < p.consumer_rows;
+    factors[half] = output.finish_row(tile_row, row.max, quad_sum(row.sum), first);
   }
-  if (splits) return;
+  if (p.fwd.num_splits > 1) return store_partial(o, factors, output, p, me);
+  named_sync(barrier, 128);  // all warps have read the queries
+  store_in_tile(o, factors, output, tile, me);
   fence_async_shared();
   named_sync(barrier, 128);  // all warps have written their rows
   const Sequence& sequence = output.sequence;
