@@ -20,6 +20,7 @@ from flashactor.emulator.translate.translator import translate
 from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.sm80_forward import SM80
 from flashactor.requests import Fa2FwdRequest
 from flashactor.types import DType, MaskKind, SmArch
 
@@ -61,11 +62,11 @@ def run_seconds(run: Run) -> list[float]:
     request = Fa2FwdRequest.from_arrays(
         q, k, v, mask=MaskKind.causal(), out=np.empty(shape, ml_dtypes.bfloat16), lse=lse
     )
-    for spec in kernels_of(request, ARCH):
+    for spec in kernels_of(request, ARCH, SM80):
         translate(kernel_ptx(spec), spec.entry)
 
     def once() -> None:
-        emulate(request, ARCH, request.arrays(), schedule=run.schedule, races=run.races)
+        emulate(request, ARCH, SM80, request.arrays(), schedule=run.schedule, races=run.races)
 
     return [seconds(once) for _ in range(run.samples)]
 

@@ -24,9 +24,11 @@ from flashactor.cli.selection import (
 )
 from flashactor.errors import FlashAttnError
 from flashactor.executors.cuda import device_arch, device_count
+from flashactor.kernels.sm80 import ForwardSpec, forward_spec
 from flashactor.kernels.sm80_fp8 import fp8_forward_specs
+from flashactor.kernels.sm90 import HopperSpec, hopper_spec
 from flashactor.kernels.spec import KernelSpec
-from flashactor.types import DType
+from flashactor.types import DType, SmArch
 
 if TYPE_CHECKING:
     from benchmarks.gpu_check.agreement import Agreement
@@ -92,7 +94,6 @@ def run(console: Console, specs: Sequence[KernelSpec], *, quick: bool, command: 
     from flashactor import FlashAttnActor
     from flashactor.check.cases import cases_of
     from flashactor.check.covering import covering_cases, covering_specs
-    from flashactor.kernels.sm80 import forward_spec
 
     library = libraries.device_library()
     if library is None:
@@ -103,22 +104,30 @@ def run(console: Console, specs: Sequence[KernelSpec], *, quick: bool, command: 
     emulated = agreement.agreement_cases(specs)
     checked: list[Checked] = []
     compared: list[Agreement] = []
-    graph, measured = None, None
+    graphs: Sequence[Checked] = ()
+    measured = None
     try:
         with _progress(console) as bar, FlashAttnActor.start(executor="cuda") as actor:
             _compile(bar, list(dict.fromkeys(case.spec for case in cases)))
             _show(bar, "correctness", correctness.check_cases(actor, library, cases), len(cases), checked)
-            burst = correctness.check_burst(actor, library, forward_spec(device_arch(), DType.F16, 64))
-            _show(bar, "burst", burst, correctness.BURST, checked)
+            for spec in burst_specs(device_arch()):
+                burst = correctness.check_burst(actor, library, spec)
+                _show(bar, "burst", burst, correctness.BURST, checked)
             _show(bar, "emulator", agreement.compare(actor, library, emulated), len(emulated), compared)
             if library.name == "torch":
                 long = sdpa.sdpa_cases(specs)
                 _show(bar, "SDPA", sdpa.check_against_sdpa(actor, long, "cuda:0"), len(long), checked)
-                graph, measured = _without_actor(bar, library, quick=quick)
+                graphs, measured = _without_actor(bar, library, quick=quick)
     except correctness.LOST_DEVICE as error:  # what was found until then is worth a report
         checked.append(correctness.Checked.failed("all that follows", error))
     date = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Report(date, command, machine.this_machine(), library.name, checked, graph, compared, measured)
+    return Report(date, command, machine.this_machine(), library.name, checked, graphs, compared, measured)
+
+
+def burst_specs(arch: SmArch) -> tuple[ForwardSpec | HopperSpec, ...]:
+    """A kernel of each family that the architecture runs."""
+    common = forward_spec(arch, DType.F16, 64)
+    return (hopper_spec(DType.F16, 64), common) if arch is SmArch.SM90A else (common,)
 
 
 def _compile(bar: Progress, specs: Sequence[KernelSpec]) -> None:
@@ -131,8 +140,8 @@ def _compile(bar: Progress, specs: Sequence[KernelSpec]) -> None:
             each.result()
 
 
-def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tuple[Checked, Speed]:
-    """The CUDA graph and the measurements: launches of plans on PyTorch's streams."""
+def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tuple[Sequence[Checked], Speed]:
+    """The CUDA graphs and the measurements: launches of plans on PyTorch's streams."""
     from benchmarks.gpu_check import graph, speed, timing
     from flashactor.executors.cuda_driver import CudaDriver
     from flashactor.service import kernel_source
@@ -144,7 +153,7 @@ def _without_actor(bar: Progress, library: ArrayLibrary, *, quick: bool) -> tupl
     rows = [row for each in directions for row in speed.attention_problems(each, quick=quick)]
     steps = speed.decode_problems(quick=quick)
     with timing.our_side(driver, kernels) as ours:
-        replayed = graph.check_graph(library, driver, kernels)
+        replayed = tuple(graph.check_graphs(library, driver, kernels))
         attention = timing.measure(rows, ours.attention, repeats)
         found = Speed(
             _show(bar, "attention", attention, len(rows), []),

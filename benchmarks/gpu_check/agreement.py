@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_check.correctness import TIMEOUT, message
+from benchmarks.gpu_check.correctness import TIMEOUT, insisting, message
 from benchmarks.gpu_check.libraries import ArrayLibrary
 from benchmarks.gpu_check.moving import fetched, on_device
 from flashactor import FlashAttnActor
@@ -18,6 +18,8 @@ from flashactor.check.cases import cases_of
 from flashactor.errors import FlashAttnError
 from flashactor.executors.emulator import emulate
 from flashactor.executors.operands import WRITTEN_IN_PLACE, output_names, require_arrays, with_outputs
+from flashactor.kernels.select import family_of
+from flashactor.kernels.sm90 import HopperSpec
 from flashactor.kernels.spec import KernelSpec
 
 
@@ -26,7 +28,7 @@ class Agreement:
     """One request, emulated and run.
 
     Attributes:
-        kind: of the kernel.
+        kind: of the kernel, with its family.
         title: the case.
         differences: output -> largest difference; 0 where all bits but the signs of zeros are equal.
         problem: why there is no result, in one line; None if there is.
@@ -39,10 +41,11 @@ class Agreement:
 
 
 def agreement_cases(specs: Iterable[KernelSpec]) -> list[Case]:
-    """The smallest cases of the first kernel of each kind."""
-    first: dict[str, KernelSpec] = {}
+    """The smallest cases of the first kernel of each kind; of Hopper's, of each role, too."""
+    first: dict[tuple[str, ...], KernelSpec] = {}
     for spec in specs:
-        first.setdefault(spec.kind, spec)
+        roles = spec.features if isinstance(spec, HopperSpec) else ()
+        first.setdefault((spec.family, spec.kind, *roles), spec)
     cases = [case for spec in first.values() for case in cases_of(spec)]
     return [case for case in cases if case.every_schedule or case.whole_tiles]
 
@@ -54,13 +57,13 @@ def compare(actor: FlashAttnActor, library: ArrayLibrary, cases: Sequence[Case])
 
 
 def _compare(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Agreement:
-    request, kind = case.request(), case.spec.kind
+    request, kind = insisting(case.spec, case.request()), f"{case.spec.family}.{case.spec.kind}"
     moved = on_device(request, library)
     arrays = with_outputs(request, require_arrays(request))
     names = (*output_names(request, arrays), *(name for name in WRITTEN_IN_PLACE if name in arrays))
     try:
         actor.ask(message(moved)).result(TIMEOUT)
-        emulate(request, case.spec.arch, arrays)
+        emulate(request, case.spec.arch, family_of(case.spec), arrays)
     except FlashAttnError as error:
         return Agreement(kind, str(case), {}, f"{type(error).__name__}: {error}")
     results = fetched(moved, names, library)

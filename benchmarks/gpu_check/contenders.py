@@ -1,24 +1,36 @@
-"""Who takes part in a measurement: our launches, and PyTorch's SDPA backends on the same tensors."""
+"""Who takes part in a measurement: our launches, PyTorch's SDPA backends, FlashAttention's packages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from benchmarks.gpu_check import peers
 from benchmarks.gpu_check.launches import prepare
 from benchmarks.gpu_check.libraries import import_torch
+from benchmarks.gpu_check.peers import Run, SetUp
 from benchmarks.gpu_check.speed import OURS, Attention, Decode, Pass
-from flashactor import Fa2BwdRequest, Fa2FwdFp8Request, Fa2FwdRequest, MaskKind, PagedAttentionRequest
+from flashactor import (
+    Fa2BwdRequest,
+    Fa2FwdFp8Request,
+    Fa2FwdRequest,
+    Fa3FwdFp8Request,
+    Fa3FwdRequest,
+    MaskKind,
+    PagedAttentionRequest,
+    PersistentMode,
+    SmArch,
+)
 from flashactor.executors.base import KernelSource
 from flashactor.executors.cuda_driver import CudaDriver
+from flashactor.kernels.sm80 import FAMILY
+from flashactor.kernels.splits import MULTIPROCESSORS
 from flashactor.requests import AttentionRequest
-
-Run = Callable[[], object]
-SetUp = Callable[[], Run]
-"""Makes what is run again and again, outside of the measured time."""
 
 FAST = "flashactor, not deterministic"
 BF16 = "flashactor bf16"
+PERSISTENT = "flashactor, persistent"
+MMA = f"flashactor {FAMILY}"
+"""The family that every architecture runs, where another one comes first."""
 
 BACKENDS = {"torch flash": "FLASH_ATTENTION", "torch cudnn": "CUDNN_ATTENTION"}
 """PyTorch's SDPA backends that ours is measured beside."""
@@ -43,29 +55,51 @@ class Ours:
         mask = MaskKind.causal() if problem.causal else MaskKind.full()
         forward = Fa2FwdRequest.from_arrays(q, k, v, mask=mask)
         if problem.direction is Pass.FP8_FORWARD:
-            eight_bit = (x.to(torch.float8_e4m3fn) for x in (q, k, v))
-            fp8 = Fa2FwdFp8Request.from_arrays(*eight_bit, mask=mask)
-            return {OURS: self._ready(fp8), BF16: self._ready(forward)}
-        ours = {OURS: self._ready(forward)}
+            eight_bit = tuple(x.to(torch.float8_e4m3fn) for x in (q, k, v))
+            ours = self._forward(Fa2FwdFp8Request, Fa3FwdFp8Request, eight_bit, mask)
+            return ours | {BF16: self._ready(forward)} | peers.attention(problem.causal, eight_bit)
         if problem.direction is Pass.BACKWARD:
             ours = {OURS: self._backward(forward, dout, True), FAST: self._backward(forward, dout, False)}
-        gradient = dout if problem.direction is Pass.BACKWARD else None
-        theirs = {
-            name: _sdpa(backend, problem.causal, (q, k, v), gradient) for name, backend in BACKENDS.items()
-        }
-        return ours | theirs
+            return ours | _backends(problem.causal, (q, k, v), dout)
+        ours = self._forward(Fa2FwdRequest, Fa3FwdRequest, (q, k, v), mask)
+        theirs = _backends(problem.causal, (q, k, v), None)
+        return ours | theirs | peers.attention(problem.causal, (q, k, v))
 
     def decode(self, problem: Decode) -> dict[str, SetUp]:
-        """Our decode step, over pages in random order."""
+        """A decode step, over pages in random order or over rows that follow each other."""
         torch = import_torch()
-        pages = problem.batch * problem.context // problem.page
-        pool = (pages, problem.page, problem.heads_kv, problem.head_dim)
+        rows = (problem.batch, problem.context)
+        if problem.page:
+            rows = (problem.batch * problem.context // problem.page, problem.page)
+        pool = (*rows, problem.heads_kv, problem.head_dim)
         k, v = (torch.randn(pool, device=self.device, dtype=torch.bfloat16) for _ in range(2))
         query = (problem.batch, 1, problem.heads_q, problem.head_dim)
-        table = torch.randperm(pages, device=self.device).to(torch.int32).view(problem.batch, -1)
-        lengths = torch.full((problem.batch,), problem.context, device=self.device, dtype=torch.int32)
         q = torch.randn(query, device=self.device, dtype=torch.bfloat16)
-        return {OURS: self._ready(PagedAttentionRequest.from_arrays(q, k, v, table, lengths))}
+        lengths = torch.full((problem.batch,), problem.context, device=self.device, dtype=torch.int32)
+        if not problem.page:
+            ours = self._ready(Fa2FwdRequest.from_arrays(q, k, v))
+            return {OURS: ours} | peers.decode(q, k, v, lengths, None)
+        table = torch.randperm(rows[0], device=self.device).to(torch.int32).view(problem.batch, -1)
+        ours = self._ready(PagedAttentionRequest.from_arrays(q, k, v, table, lengths))
+        return {OURS: ours} | peers.decode(q, k, v, lengths, table)
+
+    def _forward(
+        self,
+        fa2: type[Fa2FwdRequest | Fa2FwdFp8Request],
+        fa3: type[Fa3FwdRequest | Fa3FwdFp8Request],
+        operands: tuple[Any, ...],
+        mask: MaskKind,
+    ) -> dict[str, SetUp]:
+        """The first family that takes it; on Hopper with persistent blocks, too, and the other family's."""
+        arch = self._driver.arch
+        if arch is not SmArch.SM90A:
+            return {OURS: self._ready(fa2.from_arrays(*operands, mask=mask))}
+        resident = PersistentMode.persistent(MULTIPROCESSORS[arch])
+        return {
+            OURS: self._ready(fa3.from_arrays(*operands, mask=mask)),
+            PERSISTENT: self._ready(fa3.from_arrays(*operands, mask=mask, persistent=resident)),
+            MMA: self._ready(fa2.from_arrays(*operands, mask=mask, implementation=FAMILY)),
+        }
 
     def _backward(self, forward: Fa2FwdRequest, dout: Any, deterministic: bool) -> SetUp:
         """The gradients of a forward pass, which runs before."""
@@ -96,6 +130,11 @@ def copy(device: str, size: int) -> dict[str, SetUp]:
     torch = import_torch()
     source, target = (torch.empty(size, device=device, dtype=torch.int8) for _ in range(2))
     return {OURS: lambda: lambda: target.copy_(source)}
+
+
+def _backends(causal: bool, operands: tuple[Any, Any, Any], dout: Any | None) -> dict[str, SetUp]:
+    """PyTorch's SDPA, a contender for each backend."""
+    return {name: _sdpa(backend, causal, operands, dout) for name, backend in BACKENDS.items()}
 
 
 def _sdpa(backend: str, causal: bool, operands: tuple[Any, Any, Any], dout: Any | None) -> SetUp:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.gpu_check.libraries import ArrayLibrary
-from benchmarks.gpu_check.moving import fetched, on_device, to_host
+from benchmarks.gpu_check.moving import Request, fetched, on_device, to_host
 from flashactor import FlashAttnActor, FlashAttnMsg
 from flashactor.arrays import ArrayView
 from flashactor.check.attention_cases import forward_request
@@ -16,7 +16,10 @@ from flashactor.check.oracle import expected_of
 from flashactor.check.shapes import CAUSAL, Shape
 from flashactor.errors import ContextPoisonedError, FlashAttnError
 from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.select import family_of
 from flashactor.kernels.sm80 import ForwardSpec
+from flashactor.kernels.sm90 import HopperSpec
+from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import AttentionRequest
 from flashactor.types import Direction
 
@@ -73,11 +76,18 @@ def check_cases(actor: FlashAttnActor, library: ArrayLibrary, cases: Iterable[Ca
             raise lost
 
 
-def check_burst(actor: FlashAttnActor, library: ArrayLibrary, spec: ForwardSpec) -> Iterator[Checked]:
-    """Send many requests at once and drop their arrays, so that only the executor keeps them alive."""
+def check_burst(
+    actor: FlashAttnActor, library: ArrayLibrary, spec: ForwardSpec | HopperSpec
+) -> Iterator[Checked]:
+    """Send many requests at once and drop their arrays, so that only the executor keeps them alive.
+
+    Args:
+        actor, library: what computes, and on whose arrays.
+        spec: a kernel that takes a causal mask.
+    """
     # Long enough that launches overlap completions.
     shape = Shape(name="burst", q=(4 * spec.tile.m + 1,), k=(8 * spec.tile.n + 1,), heads=(4, 2), mask=CAUSAL)
-    requests = [forward_request(spec, shape, seed) for seed in range(BURST)]
+    requests = [insisting(spec, forward_request(spec, shape, seed)) for seed in range(BURST)]
     pending = [actor.ask(message(_without_outputs(on_device(each, library)))) for each in requests]
     # What the requests were made of is free now, for whoever does not keep it.
     operands = requests[0].require_operands()
@@ -100,9 +110,14 @@ def message(request: AttentionRequest) -> FlashAttnMsg:
     return FlashAttnMsg.backward(request) if backward else FlashAttnMsg.forward(request)
 
 
+def insisting(spec: KernelSpec, request: Request) -> Request:
+    """The request, which insists on the family of a kernel: another family may come first."""
+    return replace(request, implementation=family_of(spec).name)
+
+
 def _check(actor: FlashAttnActor, library: ArrayLibrary, case: Case) -> Checked:
-    request = case.request()
-    kernels = kernels_of(request, case.spec.arch)
+    request = insisting(case.spec, case.request())
+    kernels = kernels_of(request, case.spec.arch, family_of(case.spec))
     if case.spec not in kernels:
         labels = ", ".join(kernel.label for kernel in kernels)
         return Checked(str(case), None, None, f"the request runs {labels}")

@@ -12,8 +12,8 @@ from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
 from flashactor.executors.cuda_driver import CudaDriver
 from flashactor.executors.operands import require_arrays, with_outputs, workspace_view
 from flashactor.kernels.launch import KernelLaunch
-from flashactor.kernels.plan import plan, workspace_of
-from flashactor.kernels.select import choose_kernels
+from flashactor.kernels.plan import kernels_of, plan, workspace_of
+from flashactor.kernels.select import choose_family
 from flashactor.requests import AttentionRequest
 
 
@@ -42,11 +42,12 @@ def prepare(request: AttentionRequest, driver: CudaDriver, kernels: KernelSource
         FlashAttnError: no kernel for the request on this device, or what is wrong with it.
     """
     arrays = with_outputs(request, require_arrays(request))
-    compiled = {spec: kernels.ask(spec) for spec in choose_kernels(request, driver.arch)}
-    workspace = workspace_view(arrays, workspace_of(request, driver.arch).size)
+    family = choose_family(request, driver.arch)
+    compiled = {spec: kernels.ask(spec) for spec in kernels_of(request, driver.arch, family)}
+    workspace = workspace_view(arrays, workspace_of(request, driver.arch, family).size)
     if workspace is not None:
         arrays["workspace"] = workspace
-    launches = plan(request, driver.arch, arrays, workspace.pointer if workspace else 0).launches
+    launches = plan(request, driver.arch, family, arrays, workspace.pointer if workspace else 0).launches
     steps = []
     for step in launches:
         kernel = driver.load(compiled[step.spec].result().cubin, step.spec.entry)

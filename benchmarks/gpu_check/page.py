@@ -33,7 +33,7 @@ def markdown(data: Row) -> str:
         title = f"## {name.capitalize()}, batch x seqlen = 16k, TFLOP/s (median)"
         sections.append([title, "", *attention_table(rows)])
     if data["decode"]:
-        title = f"## Decode, paged, share of the {data['copy_gb_per_s']:.0f} GB/s of a copy (median)"
+        title = f"## Decode, share of the {data['copy_gb_per_s']:.0f} GB/s of a copy (median)"
         sections.append([title, "", *decode_table(data["decode"])])
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
@@ -70,10 +70,8 @@ def emulator_table(rows: Sequence[Row]) -> list[str]:
 
 def attention_table(rows: Sequence[Row]) -> list[str]:
     """One pass; a contender that did not run shows a dash."""
-    names = [OURS]
-    for row in rows:
-        names += [name for name in (*row["milliseconds"], *row["unavailable"]) if name not in names]
-    others = names[1:]
+    others = _others(rows)
+    names = [OURS, *others]
     return _table(
         ["head_dim", "mask", "seqlen", *names, *(f"ratio to {name}" for name in others)],
         (
@@ -91,19 +89,28 @@ def attention_table(rows: Sequence[Row]) -> list[str]:
 
 def decode_table(rows: Sequence[Row]) -> list[str]:
     """Decode steps; one that did not run shows dashes."""
+    others = _others(rows)
     return _table(
-        ["context", "batch", "ms", "GB/s", "share of copy"],
+        ["context", "batch", "keys", "ms", "GB/s", "share of copy", *(f"ratio to {name}" for name in others)],
         (
             [
                 str(row["context"]),
                 str(row["batch"]),
+                f"pages of {row['page']}" if row["page"] else "rows",
                 _number(row["milliseconds"].get(OURS), ".3f"),
                 _number(row["gb_per_s"], ".0f"),
                 _number(row["share_of_copy"], ".2f"),
+                *(_number(row["ratio"].get(name), ".2f") for name in others),
             ]
             for row in rows
         ),
     )
+
+
+def _others(rows: Sequence[Row]) -> list[str]:
+    """Every contender but ours, once."""
+    names = dict.fromkeys(name for row in rows for name in (*row["milliseconds"], *row["unavailable"]))
+    return [name for name in names if name != OURS]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

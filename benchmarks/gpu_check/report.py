@@ -12,7 +12,15 @@ from typing import Any
 from benchmarks.gpu_check import page
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.correctness import Checked
-from benchmarks.gpu_check.speed import OURS, Attention, Decode, Measurement, gigabytes_per_second, tflops
+from benchmarks.gpu_check.speed import (
+    OURS,
+    Attention,
+    Decode,
+    Measurement,
+    Problem,
+    gigabytes_per_second,
+    tflops,
+)
 
 SCHEMA = "flashactor.gpu_check/2"
 
@@ -54,7 +62,7 @@ class Report:
         command: what was typed.
         library: array library of the correctness check.
         checked: every correctness case.
-        graph: the replayed CUDA graph; None without PyTorch.
+        graphs: the replayed CUDA graphs; none without PyTorch.
         agreements: cases that were emulated, too.
         speed: what was measured; None without PyTorch.
     """
@@ -64,16 +72,14 @@ class Report:
     machine: Machine
     library: str
     checked: Sequence[Checked]
-    graph: Checked | None = None
+    graphs: Sequence[Checked] = field(default=())
     agreements: Sequence[Agreement] = field(default=())
     speed: Speed | None = None
 
     @property
     def failures(self) -> list[tuple[str, str]]:
         """(title, problem) of every case that failed, and of every problem that we did not run."""
-        everything: list[Checked | Agreement] = [*self.checked, *self.agreements]
-        if self.graph is not None:
-            everything.append(self.graph)
+        everything: list[Checked | Agreement] = [*self.checked, *self.agreements, *self.graphs]
         found = [(each.title, each.problem) for each in everything if each.problem is not None]
         if self.speed is not None:
             measured: list[Measurement[Attention] | Measurement[Decode]]
@@ -116,7 +122,9 @@ def document(report: Report) -> dict[str, Any]:
             "largest_error_ratio": max((each.error_ratio or 0.0 for each in passed), default=0.0),
             "largest_lse_error": max((each.lse_error or 0.0 for each in passed), default=0.0),
         },
-        "cuda_graph": None if report.graph is None else {"right": report.graph.problem is None},
+        "cuda_graph": {"right": all(each.problem is None for each in report.graphs)}
+        if report.graphs
+        else None,
         "emulator": _emulator(report.agreements),
         "failures": [{"case": title, "problem": problem} for title, problem in report.failures],
         "attention": [_attention(each) for each in report.speed.attention] if report.speed else [],
@@ -153,22 +161,26 @@ def _attention(measurement: Measurement[Attention]) -> dict[str, Any]:
         "heads": problem.heads,
         "milliseconds": dict(measurement.milliseconds),
         "tflops": {name: tflops(measurement, name) for name in measurement.milliseconds},
-        "ratio": {
-            name: measurement.ratio(name)
-            for name in measurement.milliseconds
-            if name != OURS and OURS in measurement.milliseconds
-        },
+        "ratio": _ratios(measurement),
         "unavailable": dict(measurement.unavailable),
     }
+
+
+def _ratios(measurement: Measurement[Problem]) -> dict[str, float | None]:
+    """Our speed as a multiple of that of each contender that ran, if we did."""
+    names = measurement.milliseconds
+    return {name: measurement.ratio(name) for name in names if name != OURS and OURS in names}
 
 
 def _decode(measurement: Measurement[Decode], copy: float) -> dict[str, Any]:
     speed = gigabytes_per_second(measurement)
     return {
         "context": measurement.problem.context,
+        "page": measurement.problem.page,
         "batch": measurement.problem.batch,
         "milliseconds": dict(measurement.milliseconds),
         "gb_per_s": speed,
         "share_of_copy": None if speed is None else speed / copy,
+        "ratio": _ratios(measurement),
         "unavailable": dict(measurement.unavailable),
     }

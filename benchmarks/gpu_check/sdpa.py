@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu_check.correctness import TIMEOUT, Checked
+from benchmarks.gpu_check.correctness import TIMEOUT, Checked, insisting
 from benchmarks.gpu_check.libraries import import_torch
 from flashactor import Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind
 from flashactor.errors import FlashAttnError
-from flashactor.kernels.sm80 import ForwardSpec
-from flashactor.kernels.spec import KernelSpec, Scores
+from flashactor.kernels.select import family_of
+from flashactor.kernels.spec import DTYPES, KernelSpec, TiledSpec
 
 HEAD_DIMS = (64, 128, 256)
 """The commonest."""
@@ -24,7 +24,7 @@ class LongCase:
     As many keys as queries, because SDPA aligns its causal mask at the top left.
     """
 
-    spec: ForwardSpec
+    spec: TiledSpec
     causal: bool
     seqlen: int
     batch: int = 2
@@ -36,12 +36,13 @@ class LongCase:
 
 
 def sdpa_cases(specs: Iterable[KernelSpec], *, seqlen: int = 2048) -> list[LongCase]:
-    """Both masks for each kernel of many queries that has nothing else to do."""
+    """Full and causal attention, for each kernel that its family takes for it and nothing else."""
     return [
         LongCase(spec, causal, seqlen + 9)
         for spec in specs
-        if isinstance(spec, ForwardSpec) and _is_plain(spec)
+        if isinstance(spec, TiledSpec) and spec.dtype in DTYPES and spec.head_dim in HEAD_DIMS
         for causal in (False, True)
+        if _takes(spec, causal)
     ]
 
 
@@ -51,9 +52,13 @@ def check_against_sdpa(actor: FlashAttnActor, cases: list[LongCase], device: str
         yield _check(actor, case, device)
 
 
-def _is_plain(spec: ForwardSpec) -> bool:
-    many_rows = spec.tile.key_warps == 1
-    return many_rows and not spec.paged and spec.scores is Scores.PLAIN and spec.head_dim in HEAD_DIMS
+def _takes(spec: TiledSpec, causal: bool) -> bool:
+    cell = Fa2FwdRequest(spec.arch, spec.dtype, spec.head_dim, mask=_mask(causal))
+    return family_of(spec).kernel(cell, spec.arch) == spec
+
+
+def _mask(causal: bool) -> MaskKind:
+    return MaskKind.causal() if causal else MaskKind.full()
 
 
 def _check(actor: FlashAttnActor, case: LongCase, device: str) -> Checked:
@@ -64,9 +69,8 @@ def _check(actor: FlashAttnActor, case: LongCase, device: str) -> Checked:
         torch.randn(case.batch, case.seqlen, heads, case.spec.head_dim, device=device, dtype=dtype)
         for heads in (case.heads_q, case.heads_kv, case.heads_kv)
     )
-    mask = MaskKind.causal() if case.causal else MaskKind.full()
     try:
-        request = Fa2FwdRequest.from_arrays(q, k, v, mask=mask)
+        request = insisting(case.spec, Fa2FwdRequest.from_arrays(q, k, v, mask=_mask(case.causal)))
         out: Any = actor.ask(FlashAttnMsg.forward(request)).result(TIMEOUT).out
     except FlashAttnError as failure:
         return Checked.failed(str(case), failure)

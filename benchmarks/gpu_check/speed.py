@@ -67,13 +67,17 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """A decode step: one query token a sequence over a paged bf16 cache, 8 query heads a key head."""
+    """A decode step: one query token a sequence over a bf16 cache, 8 query heads a key head.
+
+    Attributes:
+        page: keys of a page; 0 where those of a sequence follow each other.
+    """
 
     context: int
+    page: int = 64
     heads_q: int = 64
     heads_kv: int = 8
     head_dim: int = 128
-    page: int = 64
 
     @property
     def batch(self) -> int:
@@ -86,7 +90,12 @@ class Decode:
         return 2 * self.batch * self.context * self.heads_kv * self.head_dim * 2
 
     def __str__(self) -> str:
-        return f"speed of decoding, context {self.context}"
+        return f"speed of decoding, context {self.context}, {self.keys}"
+
+    @property
+    def keys(self) -> str:
+        """How keys lie, in a few words."""
+        return f"pages of {self.page}" if self.page else "rows"
 
 
 def attention_problems(direction: Pass, *, quick: bool) -> list[Attention]:
@@ -103,7 +112,8 @@ def attention_problems(direction: Pass, *, quick: bool) -> list[Attention]:
 
 def decode_problems(*, quick: bool) -> list[Decode]:
     """The rows of the table of decode steps."""
-    return [Decode(context * 1024) for context in ((4, 128) if quick else (4, 8, 16, 32, 64, 128))]
+    contexts, others = ((4, 128), (0,)) if quick else ((4, 8, 16, 32, 64, 128), (0, 16, 256))
+    return [*(Decode(context * 1024) for context in contexts), *(Decode(32 * 1024, page) for page in others)]
 
 
 Problem = TypeVar("Problem", Attention, Decode)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.gpu_check.contenders import Ours, Run, SetUp, copy
+from benchmarks.gpu_check.contenders import Ours, copy
 from benchmarks.gpu_check.libraries import import_torch
+from benchmarks.gpu_check.peers import Run, SetUp
 from benchmarks.gpu_check.speed import OURS, Measurement, Problem
-from flashactor.errors import FlashAttnError
 from flashactor.executors.base import KernelSource
 from flashactor.executors.cuda_driver import CudaDriver
 
@@ -56,8 +56,8 @@ def set_up(contenders: Mapping[str, SetUp]) -> tuple[dict[str, Run], dict[str, s
             for _ in range(WARM_UPS):
                 run()
             running[name] = run
-        except (FlashAttnError, RuntimeError) as error:  # PyTorch's word for what a backend does not take
-            unavailable[name] = str(error).strip().splitlines()[0]
+        except Exception as error:  # others have many words for what they do not take
+            unavailable[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return running, unavailable
 
 

@@ -93,7 +93,7 @@ def test_no_torch_on_the_device_and_no_cupy_is_no_library(monkeypatch):
 def host_device(monkeypatch):
     """The host in the device's place: the reference executor, its formula for an emulator, a fake driver."""
 
-    def emulate(request, arch, arrays):
+    def emulate(request, arch, family, arrays):
         compute(request)
 
     monkeypatch.setitem(select.EXECUTORS, "cuda", lambda options: ReferenceExecutor(ARCH))
@@ -109,7 +109,7 @@ def host_device(monkeypatch):
 def test_a_whole_quick_run(host_device, monkeypatch):
     """Everything but the launches themselves."""
     replayed = correctness.Checked(graph.TITLE, 0.5, 1e-6, None)
-    monkeypatch.setattr(graph, "check_graph", lambda library, driver, kernels: replayed)
+    monkeypatch.setattr(graph, "check_graphs", lambda library, driver, kernels: iter([replayed]))
     monkeypatch.setattr(timing.Ours, "attention", lambda self, problem: {OURS: None})
     monkeypatch.setattr(timing.Ours, "decode", lambda self, problem: {OURS: None})
     monkeypatch.setattr(
@@ -124,12 +124,15 @@ def test_a_whole_quick_run(host_device, monkeypatch):
     found = gpu_check.run(console, specs, quick=True, command=gpu_check.command(["--quick"]))
     assert found.command == "python -m benchmarks.gpu_check --quick"
     assert found.failures == []
-    assert {spec.label for spec in specs} == {each.title.partition(":")[0] for each in found.checked[:-2]}
-    assert [each.title[-9:] for each in found.checked[-2:]] == ["request 0", "request 1"]
-    assert {each.kind for each in found.agreements} == {"combine", "merge"}
-    assert found.graph is replayed
+    assert {spec.label for spec in specs} == {each.title.partition(":")[0] for each in found.checked[:-4]}
+    bursts = [each.title.split(".")[0] + each.title[-9:] for each in found.checked[-4:]]
+    assert bursts == [
+        f"{family}request {number}" for family in ("sm90_wgmma", "sm80_mma") for number in (0, 1)
+    ]
+    assert {each.kind for each in found.agreements} == {"common.combine", "common.merge"}
+    assert found.graphs == (replayed,)
     assert len(found.speed.attention) == 3 * 2 * 2
-    assert len(found.speed.decode) == 2
+    assert len(found.speed.decode) == 3
 
 
 def test_a_lost_device_ends_the_run_with_a_report(host_device, monkeypatch):
@@ -144,7 +147,7 @@ def test_a_lost_device_ends_the_run_with_a_report(host_device, monkeypatch):
         "all that follows",
     ]
     assert all("CUDA_ERROR_ILLEGAL_ADDRESS" in problem for _, problem in found.failures)
-    assert (found.graph, found.speed) == (None, None)
+    assert (found.graphs, found.speed) == ((), None)
 
 
 class _Side:

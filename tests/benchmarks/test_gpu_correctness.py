@@ -11,7 +11,7 @@ from benchmarks.gpu_check.correctness import check_burst, check_cases
 from benchmarks.gpu_check.libraries import CupyArrays, TorchArrays
 from benchmarks.gpu_check.moving import fetched, on_device
 from benchmarks.gpu_check.sdpa import LongCase, check_against_sdpa, sdpa_cases
-from flashactor import DType, FlashAttnActor
+from flashactor import DType, FlashAttnActor, SmArch
 from flashactor.check.case import Case
 from flashactor.check.cases import CASES, cases_of
 from flashactor.errors import LaunchError
@@ -19,7 +19,10 @@ from flashactor.executors.base import Outputs
 from flashactor.executors.reference import ReferenceExecutor, compute
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.select import choose_kernels, family_of
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.sm80_forward import SM80
+from flashactor.kernels.sm90 import hopper_spec
 from flashactor.reference.quantization import numpy_dtype
 
 HOST = TorchArrays("cpu")
@@ -70,7 +73,7 @@ def test_a_request_on_the_device_is_the_same_request(library, kind):
     host = case.request()
     moved = on_device(host, library)
     before, after = host.arrays(), moved.arrays()
-    assert kernels_of(moved, ARCH) == kernels_of(host, ARCH)
+    assert choose_kernels(moved, ARCH) == choose_kernels(host, ARCH)
     assert after.keys() == before.keys()
     for name, view in before.items():
         assert (after[name].shape, after[name].dtype) == (view.shape, view.dtype)
@@ -132,9 +135,15 @@ def test_errors_fail_with_their_text():
 
 
 def test_sdpa_agrees_with_right_answers_and_not_with_wrong_ones(actor):
-    specs = [forward_spec(ARCH, DType.BF16, 64), forward_spec(ARCH, DType.F16, 128)]
-    cases = sdpa_cases([*specs, forward_spec(ARCH, DType.F16, 64, decode=True)], seqlen=32)
-    assert [(case.spec, case.causal) for case in cases] == [(s, c) for s in specs for c in (False, True)]
+    both, full, masked = (
+        forward_spec(ARCH, DType.BF16, 64),
+        hopper_spec(DType.F16, 128, full=True),
+        hopper_spec(DType.F16, 128),
+    )
+    others = [forward_spec(ARCH, DType.F16, 64, decode=True), hopper_spec(DType.F16, 128, decode=True)]
+    cases = sdpa_cases([both, full, masked, *others], seqlen=32)
+    expected = [(both, False), (both, True), (full, False), (masked, True)]
+    assert [(case.spec, case.causal) for case in cases] == expected
     assert [each.problem for each in check_against_sdpa(actor, cases, "cpu")] == [None] * 4
     with actor_that(lambda work: Outputs(out=torch.zeros(2, 41, 8, work.request.head_dim))) as wrong:
         assert all("out is off by" in each.problem for each in check_against_sdpa(wrong, cases, "cpu"))
@@ -146,24 +155,27 @@ def test_sdpa_agrees_with_right_answers_and_not_with_wrong_ones(actor):
 def test_every_kind_is_emulated_in_a_few_cases():
     cases = agreement_cases(SPECS)
     assert {case.spec.kind for case in cases} == set(CASES)
-    assert len(cases) <= 2 * len(CASES)
+    hopper = {case.spec.features for case in cases if case.spec.family == "sm90_wgmma"}
+    roles = {("full",), ("decode",), ()}
+    assert {tuple(word for word in features if word in ("full", "decode")) for features in hopper} == roles
+    assert len(cases) <= 3 * (len(CASES) + len(hopper))
 
 
 def test_the_largest_difference_of_each_output_is_found(actor, monkeypatch):
-    def emulate(request, arch, arrays):
-        assert arch is ARCH
+    def emulate(request, arch, family, arrays):
+        assert (arch, family) == (ARCH, SM80)
         answer = compute(request)
         arrays["out"].to_numpy()[...] = answer.out
         arrays["out"].to_numpy()[0, 0, 0, 0] += 0.5
 
     monkeypatch.setattr(agreement, "emulate", emulate)
     (compared,) = compare(actor, HOST, [small_case()])
-    assert (compared.kind, compared.problem) == ("fwd", None)
+    assert (compared.kind, compared.problem) == ("sm80_mma.fwd", None)
     assert compared.differences == {"out": pytest.approx(0.5, rel=0.01), "lse": 0.0}
 
 
 def test_a_nan_of_one_side_fails(actor, monkeypatch):
-    def emulate(request, arch, arrays):
+    def emulate(request, arch, family, arrays):
         compute(request)
         arrays["lse"].to_numpy()[0, 0, 0] = np.nan
 
@@ -206,16 +218,17 @@ def graphs(monkeypatch):
 
 
 def test_a_graph_that_replays_is_right(graphs):
-    checked = graph.check_graph(HOST, Driver(), Kernels())
-    assert (checked.title, checked.problem) == (graph.TITLE, None)
-    assert checked.error_ratio <= 1
+    found = list(graph.check_graphs(HOST, Driver(), Kernels()))
+    assert [each.title.removeprefix(graph.TITLE)[:7] for each in found] == [": sm90_", ": sm80_"]
+    assert [each.problem for each in found] == [None, None]
+    assert max(each.error_ratio for each in found) <= 1
 
 
 def test_a_graph_that_captured_nothing_is_wrong(graphs, monkeypatch):
     monkeypatch.setattr(
         graphs, "CUDAGraph", lambda: type("Nothing", (), {"steps": [], "replay": lambda _: None})()
     )
-    assert graph.check_graph(HOST, Driver(), Kernels()).problem.startswith("out[")
+    assert all(each.problem.startswith("out[") for each in graph.check_graphs(HOST, Driver(), Kernels()))
 
 
 def test_what_a_failed_capture_says_is_the_problem(graphs, monkeypatch):
@@ -223,9 +236,14 @@ def test_what_a_failed_capture_says_is_the_problem(graphs, monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(graphs, "CUDAGraph", refuse)
-    assert graph.check_graph(HOST, Driver(), Kernels()).problem.startswith("RuntimeError: operation not")
+    for each in graph.check_graphs(HOST, Driver(), Kernels()):
+        assert each.problem.startswith("RuntimeError: operation not")
 
 
-def test_the_graph_is_of_two_kernels():
-    case = graph.decode_case(ARCH)
-    assert [spec.kind for spec in kernels_of(case.request(), ARCH)] == ["fwd", "combine"]
+def test_the_graphs_are_of_two_kernels_each():
+    cases = graph.decode_cases(ARCH)
+    assert [case.spec.family for case in cases] == ["sm90_wgmma", "sm80_mma"]
+    for case in cases:
+        kinds = [spec.kind for spec in kernels_of(case.request(), ARCH, family_of(case.spec))]
+        assert kinds == ["fwd", "combine"]
+    assert [case.spec.family for case in graph.decode_cases(SmArch.SM89)] == ["sm80_mma"]

@@ -18,7 +18,7 @@ def test_the_json_form_is_complete_and_plain():
     data = document(a_report(problem="out[0] is nan"))
     assert json.loads(json.dumps(data)) == data
     forward, backward = data.pop("attention")
-    (step,) = data.pop("decode")
+    step, rows = data.pop("decode")
     assert data == {
         "schema": SCHEMA,
         "date": "2026-11-21T06:00:00+00:00",
@@ -60,6 +60,8 @@ def test_the_json_form_is_complete_and_plain():
         "unavailable": {"torch cudnn": "not on this device"},
     }
     assert (backward["pass"], backward["ratio"]) == ("backward", {})
+    assert (step["page"], step["ratio"]) == (64, {"FlashAttention-3": 2.0})
+    assert (rows["page"], rows["ratio"]) == (0, {})
     assert step["share_of_copy"] == pytest.approx(step["gb_per_s"] / 4000.0) == pytest.approx(0.537, abs=1e-3)
 
 
@@ -78,7 +80,9 @@ def test_the_page_says_it_all():
         "| 128 | causal | 4096 | 550 | 275 | - | 2.00 | - |",
         "## Backward, batch",
         "share of the 4000 GB/s of a copy",
-        "| 4096 | 64 | 0.500 | 2147 | 0.54 |",
+        "| context | batch | keys | ms | GB/s | share of copy | ratio to FlashAttention-3 |",
+        "| 4096 | 64 | pages of 64 | 0.500 | 2147 | 0.54 | 2.00 |",
+        "| 4096 | 64 | rows | 0.250 | 4295 | 1.07 | - |",
     ):
         assert part in page
     assert "FAILED" not in markdown(document(a_report()))
@@ -95,9 +99,9 @@ def test_what_we_could_not_run_is_a_failure_with_dashes():
         a_report(), speed=Speed([], [Measurement.of(Decode(8192), {}, {OURS: "no kernel"})], 4e3)
     )
     data = document(report)
-    assert report.failures == [("speed of decoding, context 8192", "no kernel")]
+    assert report.failures == [("speed of decoding, context 8192, pages of 64", "no kernel")]
     assert (data["decode"][0]["gb_per_s"], data["decode"][0]["share_of_copy"]) == (None, None)
-    assert "| 8192 | 32 | - | - | - |" in markdown(data)
+    assert "| 8192 | 32 | pages of 64 | - | - | - |" in markdown(data)
 
 
 def test_a_comparison_that_failed_is_a_failure():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from gpu_fakes import Driver, Kernels
 
-from benchmarks.gpu_check import contenders, speed, timing
-from benchmarks.gpu_check.contenders import BACKENDS, BF16, FAST, Ours
+from benchmarks.gpu_check import contenders, peers, speed, timing
+from benchmarks.gpu_check.contenders import BACKENDS, BF16, FAST, MMA, PERSISTENT, Ours
 from benchmarks.gpu_check.launches import prepare
 from benchmarks.gpu_check.speed import (
     OURS,
@@ -46,7 +46,11 @@ def test_the_tables_have_the_agreed_rows(direction):
 
 def test_decode_steps_read_a_gigabyte():
     steps = decode_problems(quick=False)
-    assert [step.context for step in steps] == [n * 1024 for n in (4, 8, 16, 32, 64, 128)]
+    paged = [step.context for step in steps if step.page == 64]
+    assert paged == [n * 1024 for n in (4, 8, 16, 32, 64, 128)]
+    assert [(step.context, step.page) for step in steps if step.page != 64] == [
+        (32 * 1024, page) for page in (0, 16, 256)
+    ]
     assert {step.bytes for step in steps} == {1 << 30}
     assert {step.heads_q // step.heads_kv for step in steps} == {8}
     assert set(decode_problems(quick=True)) < set(steps)
@@ -113,13 +117,31 @@ def test_no_kernel_is_no_launch():
     assert driver.launched == []
 
 
-def test_forward_contenders(small):
+def families_of(driver):
+    return [step.spec.family for _, _, step in driver.launched]
+
+
+@pytest.mark.parametrize("direction", [Pass.FORWARD, Pass.FP8_FORWARD])
+def test_forward_contenders_on_hopper_are_both_modes_and_the_other_family(monkeypatch, direction):
+    monkeypatch.setattr(speed, "TOKENS", 4096)
+    monkeypatch.setattr(speed, "MODEL_WIDTH", 512)
     driver = Driver()
+    found = ours_of(driver).attention(Attention(direction, 64, True, 512))
+    assert list(found)[:3] == [OURS, PERSISTENT, MMA]
+    for name in (OURS, PERSISTENT, MMA):
+        run_once(found[name])
+    assert families_of(driver) == ["sm90_wgmma", "sm90_wgmma", "sm80_mma"]
+    assert driver.launched[0][0] == "our stream"
+    grid, persistent, _ = (step.grid[0] for _, _, step in driver.launched)
+    assert grid > persistent == 132
+
+
+def test_forward_contenders_elsewhere(small):
+    driver = Driver(SmArch.SM89)
     found = ours_of(driver).attention(Attention(Pass.FORWARD, 64, True, 128))
     assert list(found) == [OURS, *BACKENDS]
     run_once(found[OURS])
-    assert kinds_of(driver) == ["fwd"]
-    assert driver.launched[0][0] == "our stream"
+    assert families_of(driver) == ["sm80_mma"]
 
 
 def test_backward_contenders_are_of_both_kinds(small):
@@ -138,7 +160,7 @@ def test_backward_contenders_are_of_both_kinds(small):
 
 
 def test_fp8_contenders_are_ours_in_both_types(small):
-    driver = Driver()
+    driver = Driver(SmArch.SM89)
     found = ours_of(driver).attention(Attention(Pass.FP8_FORWARD, 64, False, 128))
     assert list(found) == [OURS, BF16]
     for set_up in found.values():
@@ -148,10 +170,70 @@ def test_fp8_contenders_are_ours_in_both_types(small):
 
 def test_decode_steps_read_pages(small):
     driver = Driver()
-    (set_up,) = ours_of(driver).decode(Decode(1024)).values()
-    run_once(set_up)
-    assert kinds_of(driver)[0] == "fwd"
-    assert {"paged", "decode"} <= set(driver.launched[0][2].spec.features)
+    for page in (64, 0):
+        (set_up,) = ours_of(driver).decode(Decode(1024, page)).values()
+        run_once(set_up)
+        (_, _, step), *_ = driver.launched
+        assert (step.spec.family, step.spec.kind) == ("sm90_wgmma", "fwd")
+        assert "decode" in step.spec.features
+        keys = step.tensor_maps[1]
+        assert keys.dims[2] == (page or 1024)
+        driver.launched.clear()
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """FlashAttention's packages, which note how they are called; one of them is broken, and one is not there.
+
+    Returns the calls, as (package, function, names of arguments).
+    """
+    calls = []
+
+    def function(package, name):
+        return lambda *operands, **options: calls.append((package, name, len(operands), sorted(options)))
+
+    def package_of(name):
+        functions = ("flash_attn_func", "flash_attn_with_kvcache")
+        return SimpleNamespace(**{each: function(name, each) for each in functions})
+
+    def import_module(name):
+        if name == "flash_attn.cute":
+            raise OSError("undefined symbol")
+        return package_of(name)
+
+    monkeypatch.setattr(peers.importlib, "import_module", import_module)
+    return calls
+
+
+def test_installed_packages_take_part_in_what_they_compute(small, packages):
+    driver = Driver()
+    forward = ours_of(driver).attention(Attention(Pass.FORWARD, 64, True, 128))
+    fp8 = ours_of(driver).attention(Attention(Pass.FP8_FORWARD, 64, False, 128))
+    backward = ours_of(driver).attention(Attention(Pass.BACKWARD, 64, False, 128))
+    names = "FlashAttention-2", "FlashAttention-3"
+    assert [name for name in forward if name in peers.PACKAGES] == list(names)
+    assert [name for name in fp8 if name in peers.PACKAGES] == [names[1]]
+    assert not backward.keys() & peers.PACKAGES.keys()
+    for found in (forward[names[0]], forward[names[1]], fp8[names[1]]):
+        run_once(found)
+    assert packages == [
+        ("flash_attn", "flash_attn_func", 3, ["causal"]),
+        ("flash_attn_interface", "flash_attn_func", 3, ["causal"]),
+        ("flash_attn_interface", "flash_attn_func", 3, ["causal"]),
+    ]
+
+
+def test_installed_packages_read_the_same_cache(small, packages):
+    for page, (table_2, table_3) in ((64, (["block_table"], ["page_table"])), (0, ([], []))):
+        found = ours_of(Driver()).decode(Decode(1024, page))
+        assert list(found) == [OURS, "FlashAttention-2", "FlashAttention-3"]
+        run_once(found["FlashAttention-2"])
+        run_once(found["FlashAttention-3"])
+        assert packages == [
+            ("flash_attn", "flash_attn_with_kvcache", 3, [*table_2, "cache_seqlens"]),
+            ("flash_attn_interface", "flash_attn_with_kvcache", 3, ["cache_seqlens", *table_3]),
+        ]
+        packages.clear()
 
 
 @pytest.mark.parametrize("dout", [False, True], ids=["forward", "backward"])
@@ -206,18 +288,22 @@ def test_contenders_run_in_turn_and_refusals_are_noted(clock):
     def refuse():
         raise RuntimeError("No available kernel.\nmore")
 
+    def refuse_without_words():
+        raise AssertionError
+
     (measured,) = timing.measure(
         [Attention(Pass.FORWARD, 64, False, 1024)],
         lambda problem: {
             OURS: lambda: lambda: ran.append("a"),
             "b": lambda: lambda: ran.append("b"),
             "c": refuse,
+            "d": refuse_without_words,
         },
         3,
     )
     assert ran == ["a"] * timing.WARM_UPS + ["b"] * timing.WARM_UPS + ["a", "b"] * 3
     assert measured.milliseconds == {OURS: 1.0, "b": 1.0}
-    assert measured.unavailable == {"c": "No available kernel."}
+    assert measured.unavailable == {"c": "No available kernel.", "d": "AssertionError"}
 
 
 def test_an_unknown_kernel_is_noted_too(clock):
