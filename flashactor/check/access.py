@@ -35,6 +35,13 @@ WASTE = (
         "of rows of 96 or 192 elements four chunks are swizzled, and a thread stores two neighbours of them",
     ),
     Waste(
+        "sm90/fwd_store.cuh",
+        "shared",
+        "ld.shared.v4.b32",
+        2,
+        "a row of 96 elements ends with half a slab, and eight threads read over it into the next row",
+    ),
+    Waste(
         "common/combine.cu",
         "global",
         "ld.global.nc.v4.f32",

@@ -15,16 +15,17 @@ Item = TypeVar("Item")
 def covering_specs(specs: Iterable[KernelSpec]) -> tuple[KernelSpec, ...]:
     """Kernels among these that have everything between them which any of these has.
 
-    That is: of each kind every feature, element type and padded head_dim, of forward and of backward passes
-    every architecture, and on each architecture every padded head_dim.
+    That is: of each family's kind every feature, element type and padded head_dim, of forward and of backward
+    passes every architecture, and on each architecture every padded head_dim.
     """
 
     def facts(spec: KernelSpec) -> set[Hashable]:
+        kind = spec.family, spec.kind
         return {
-            *(("feature", spec.kind, feature) for feature in spec.features),
-            ("dtype", spec.kind, spec.dtype),
+            *(("feature", kind, feature) for feature in spec.features),
+            ("dtype", kind, spec.dtype),
             ("arch", _pass_of(spec), spec.arch),
-            ("head_dims", spec.kind, spec.head_dims),
+            ("head_dims", kind, spec.head_dims),
             ("both", spec.arch, spec.head_dims),
         }
 
@@ -32,7 +33,8 @@ def covering_specs(specs: Iterable[KernelSpec]) -> tuple[KernelSpec, ...]:
 
 
 def covering_cases(specs: Iterable[KernelSpec]) -> tuple[Case, ...]:
-    """Cases of these kernels with every name of a case, of forward and of backward passes.
+    """Cases of these kernels with every name of a case, of each family's forward and backward passes and of
+    its kernels for few rows.
 
     And with every feature of each kind, every element type, padded head_dim and architecture: Blackwell's PTX
     says the same in other words.
@@ -41,11 +43,11 @@ def covering_cases(specs: Iterable[KernelSpec]) -> tuple[Case, ...]:
     def facts(case: Case) -> set[Hashable]:
         spec = case.spec
         return {
-            ("name", _pass_of(spec), case.name),
-            *(("feature", spec.kind, feature) for feature in spec.features),
+            ("name", spec.family, _pass_of(spec), "decode" in spec.features, case.name),
+            *(("feature", spec.family, spec.kind, feature) for feature in spec.features),
             ("dtype", spec.dtype),
             ("arch", spec.arch),
-            ("head_dims", spec.head_dims),
+            ("head_dims", spec.family, spec.head_dims),
         }
 
     return _cover(tuple(case for spec in specs for case in cases_of(spec)), facts)

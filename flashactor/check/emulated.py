@@ -107,13 +107,13 @@ def check_case(
 
 def check_memory_access(case: Case, ptx: str) -> Finding:
     """Count bank conflicts, and sectors of global memory that were moved in vain, on whole tiles."""
-    run = _Run.of(case)
+    run, check = _Run.of(case), f"{MEMORY_ACCESS}, {case.name}"
     if case.spec not in run.kernels:
         return run.strange(case)
     try:
         results = run.emulate(case, ptx, report=True)
     except EmulationError as error:
-        return Finding(MEMORY_ACCESS, False, f"{type(error).__name__}: {error}")
+        return Finding(check, False, f"{type(error).__name__}: {error}")
     own = [result for kernel, result in zip(run.kernels, results, strict=True) if kernel == case.spec]
     lines = [line for result in own for line in result.memory_lines]
     wasteful = [line for line in lines if line.transactions > allowed_transactions(line)]
@@ -123,7 +123,7 @@ def check_memory_access(case: Case, ptx: str) -> Finding:
     )
     for line in wasteful[:1]:
         detail += f", {line.transactions} instead of {line.ideal} at {line.cuda_line}: {line.instruction}"
-    return Finding(MEMORY_ACCESS, not wasteful, detail)
+    return Finding(check, not wasteful, detail)
 
 
 @dataclass(frozen=True, slots=True)

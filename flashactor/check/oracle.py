@@ -25,6 +25,7 @@ from flashactor.requests import (
     Fa2BwdRequest,
     Fa2FwdFp8Request,
     Fa2FwdRequest,
+    Fa3FwdRequest,
     MergeStatesRequest,
     PagedAttentionRequest,
     VarlenBwdRequest,
@@ -87,8 +88,9 @@ def expected_of(request: AttentionRequest) -> dict[str, Expected]:
     raise TypeError(f"there is no oracle of {type(request).__name__}")
 
 
-@expected_of.register
-def _dense(request: Fa2FwdRequest) -> dict[str, Expected]:
+@expected_of.register(Fa2FwdRequest)
+@expected_of.register(Fa3FwdRequest)
+def _dense(request: Fa2FwdRequest | Fa3FwdRequest) -> dict[str, Expected]:
     return _forward(request, dense_sequences(request))
 
 

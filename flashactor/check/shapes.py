@@ -28,6 +28,10 @@ class Shape:
         std: standard deviation of q and k; more makes the softmax steeper.
         unused, unused_v: elements by which the head_dims are below the padded ones of the kernel.
         batch_invariant: as of a request.
+        page: keys of a page, where keys lie in such; else 0.
+        heads_first: whether heads come before the keys of a page.
+        guard: whether some pages lie outside of the pool.
+        resident: thread blocks that take all tiles; 0 for one block a tile.
         whole_tiles: whether memory access is wasteless here: whole tiles in contiguous memory.
         every_schedule: whether it is small enough to run under every schedule.
     """
@@ -47,13 +51,18 @@ class Shape:
     unused: int = 0
     unused_v: int = 0
     batch_invariant: bool = False
+    page: int = 0
+    heads_first: bool = False
+    guard: bool = False
+    resident: int = 0
     whole_tiles: bool = False
     every_schedule: bool = False
 
     @property
     def varlen(self) -> bool:
-        """Whether the sequences must be packed."""
-        return self.packed or len(set(self.q)) > 1 or len(set(self.k)) > 1 or self.used_q is not None
+        """Whether the sequences must be packed; pages hold sequences of any lengths of keys."""
+        ragged = len(set(self.q)) > 1 or (len(set(self.k)) > 1 and not self.page)
+        return self.packed or ragged or self.used_q is not None
 
 
 LONG = 1100

@@ -45,6 +45,14 @@ def sequences(
     return placed(values, layout)
 
 
+def poison_behind(values: NDArray[Any], lengths: tuple[int, ...], used: tuple[int, ...]) -> None:
+    """NaN in the rows of packed ``[rows, heads, head_dim]`` that belong to a sequence and are not used."""
+    begin = 0
+    for length, count in zip(lengths, used, strict=True):
+        values[begin + count : begin + length] = np.nan
+        begin += length
+
+
 def unwritten_outputs(
     rows: tuple[int, ...], heads: int, head_dim: int, dtype: DType, *, layout: Layout, strided_lse: bool
 ) -> dict[str, Any]:

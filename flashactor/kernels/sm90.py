@@ -70,11 +70,26 @@ class HopperSpec(TiledSpec):
 
     @property
     def macros(self) -> Macros:
-        return (self.bf16, *self.tile_macros, ("FA_STAGES", str(self.stages)), ("FA_PARAMS_PADDING", str(_PADDING)))
+        return (self.bf16, *self.stage_macros)
+
+    @property
+    def stage_macros(self) -> Macros:
+        """Those of the tile and of its stages."""
+        return (*self.tile_macros, ("FA_STAGES", str(self.stages)), ("FA_PARAMS_PADDING", str(_PADDING)))
 
     @property
     def flags(self) -> tuple[tuple[str, bool], ...]:
-        return (("decode", self.consumers == 1),)
+        return self.role_flags
+
+    @property
+    def role_flags(self) -> tuple[tuple[str, bool], ...]:
+        """Those of the tile."""
+        return (("full", self.for_masks != self), ("decode", self.consumers == 1))
+
+    @property
+    def for_masks(self) -> HopperSpec:
+        """The kernel for the same operands under a mask: another one if this is for requests without alone."""
+        return hopper_spec(self.dtype, *self.head_dims, scores=self.scores, decode=self.consumers == 1)
 
     @property
     def tile_name(self) -> str:

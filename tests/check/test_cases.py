@@ -16,6 +16,7 @@ from flashactor.check.pages import (
 )
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.plan import kernels_of
+from flashactor.kernels.select import family_of
 from flashactor.kernels.sm80 import forward_spec
 from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.requests.pages import BLOCK_SIZES
@@ -32,15 +33,15 @@ def requests_of(spec):
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.label)
 def test_every_case_runs_its_kernel(spec):
     for name, request in requests_of(spec).items():
-        assert spec in kernels_of(request, spec.arch), name
+        assert spec in kernels_of(request, spec.arch, family_of(spec)), name
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.label)
 def test_a_case_can_be_named(spec):
     cases = cases_of(spec)
     assert len({case.name for case in cases}) == len(cases) >= 8
-    assert sum(case.whole_tiles for case in cases) == 1
-    assert sum(case.every_schedule for case in cases) == 1
+    assert any(case.whole_tiles for case in cases)
+    assert any(case.every_schedule for case in cases)
 
 
 def test_a_request_is_made_anew_each_time_with_the_same_values():

@@ -16,6 +16,7 @@ from flashactor.executors.emulator import kernel_ptx
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_spec
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.sm90 import hopper_spec
 from flashactor.types import DType, SmArch
 
 SPEC = forward_spec(SmArch.SM80, DType.BF16, 32)
@@ -36,7 +37,10 @@ def test_one_case_runs_under_every_schedule():
 def test_every_case_is_run_and_memory_access_is_counted():
     spec = merge_spec(SmArch.SM80, DType.F16)
     findings = emulated_findings(spec, kernel_ptx(spec))
-    assert [f.check for f in findings] == [*(case.name for case in cases_of(spec)), MEMORY_ACCESS]
+    assert [f.check for f in findings] == [
+        *(case.name for case in cases_of(spec)),
+        f"{MEMORY_ACCESS}, whole rows",
+    ]
     assert all(f.ok for f in findings)
     assert all(f.out_error_ratio <= 2 and f.lse_error <= 1e-4 for f in findings[:-1])
 
@@ -88,8 +92,9 @@ def test_a_waste_that_is_known_is_allowed_and_no_other():
     [
         (combine_spec(SmArch.SM80, DType.F16), "two splits"),
         (forward_spec(SmArch.SM80, DType.F16, 96, fp8_kv=True), "one tile"),
+        (hopper_spec(DType.F16, 96, decode=True), "part of a tile"),
     ],
-    ids=["combine", "fp8 staging"],
+    ids=["combine", "fp8 staging", "half slabs"],
 )
 def test_a_waste_that_is_allowed_is_there(spec, name, monkeypatch):
     case, ptx = case_of(spec, name), kernel_ptx(spec)
