@@ -7,7 +7,7 @@ from flashactor.kernels.backward import BackwardRequest
 from flashactor.kernels.forward import ForwardFamily, ForwardShape, Keys, count_splits
 from flashactor.kernels.launch import KernelLaunch, TensorMap, launch
 from flashactor.kernels.params import Value
-from flashactor.kernels.problem import Arrays, Extent, row_strides, scores_of
+from flashactor.kernels.problem import Arrays, Extent, scores_of
 from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, SLAB_BYTES, HopperSpec, hopper_spec
 from flashactor.requests import AttentionRequest, Fa3FwdRequest, MergeStatesRequest
 from flashactor.requests.fp8 import Fa2FwdFp8Request
@@ -19,6 +19,9 @@ SHARED_BYTES_PER_SM = 227 * 1024
 
 _MAPPED = ("q", "k", "v", "k_cache", "v_cache", "out")
 """Arrays that have tensor maps."""
+
+_PADDING = {name: 0 for name, _ in HOPPER_PARAMS.fields if name.startswith("padding_")}
+"""Values of fields that mean nothing."""
 
 L2_KEY_BYTES = 32 << 20
 """Keys and values that L2 (50 MB) holds beside queries and results."""
@@ -74,8 +77,8 @@ def _launch(
         "lines_together": _lines_together(shape, request),
         "box_rows": box_rows,
         "consumer_rows": rows,
+        **_PADDING,
     }
-    values |= dict.fromkeys((name for name, _ in HOPPER_PARAMS.fields if name.startswith("padding_")), 0)
     maps = (
         tensor_map(arrays["q"], pack, rows // pack),
         tensor_map(keys.k, 1, box_rows, heads_first=keys.heads_first),
@@ -96,19 +99,17 @@ def tensor_map(view: ArrayView, heads: int, rows: int, *, heads_first: bool = Fa
         heads, rows: of the box.
         heads_first: whether the dimensions are ``[page, head, row, dim]``.
     """
-    size = view.itemsize
-    batch = view.shape[0] if len(view.shape) == 4 else 1
-    row, head = view.shape[-3:-1] if not heads_first else view.shape[-2:-4:-1]
-    strides = row_strides("x", view, heads_first=heads_first)
-    extents = (view.shape[-1], head, row, batch)
-    # A dimension of one element has any stride, and one of none has no memory: nothing of it is copied.
-    found = [int(strides[f"x_stride_{axis}"]) * size for axis in ("head", "row", "batch")]
-    steps = (step if extent > 1 else SLAB_BYTES for step, extent in zip(found, extents[1:], strict=True))
+    size, shape, strides = view.itemsize, view.shape, view.strides
+    if len(shape) == 3:
+        shape, strides = (1, *shape), (0, *strides)
+    order = (1, 2, 0) if heads_first else (2, 1, 0)
     return TensorMap(
         view.pointer,
         view.dtype if size == 2 else "uint8",
-        tuple(max(extent, 1) for extent in extents),
-        tuple(steps),
+        # Of what has no elements nothing is copied, but a map has to have some.
+        (max(shape[3], 1), *[max(shape[axis], 1) for axis in order]),
+        # The stride of a single element means nothing, and may be what no map can have.
+        tuple([strides[axis] * size if shape[axis] > 1 else SLAB_BYTES for axis in order]),
         (SLAB_BYTES // size, heads, rows, 1),
     )
 
