@@ -58,10 +58,11 @@ struct Products {
     }
     wgmma_commit();
   }
-  static __device__ __forceinline__ void finish_pv(C::OutTile& o, Sums&, const Weights&, u32) {
+  static __device__ __forceinline__ void wait_pv(C::OutTile& o, Sums&) {
     wgmma_wait<0>();
     pin(o[0]);
   }
+  static __device__ __forceinline__ void add_pv(C::OutTile&, Sums&, const Weights&, u32) {}
   static __device__ __forceinline__ void rescale(C::OutTile& o, Sums&, const float (&factor)[2]) {
     rescale_out<C>(o, factor);
   }

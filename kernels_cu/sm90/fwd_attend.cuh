@@ -95,8 +95,8 @@ __device__ __forceinline__ void rescale_out(typename C::OutTile& o, const float 
     for (int e = 0; e < 4; ++e) o[0][n][e] *= factor[e / 2];
 }
 
-// The body of a consumer. Products: how Q K^T and P V are computed. Between issue_pv and finish_pv the product
-// runs; `rescale` comes after it, when maxima have risen.
+// The body of a consumer. Products: how Q K^T and P V are computed. Between issue_pv and wait_pv the product
+// runs, then add_pv adds up what did not go to O at once; `rescale` comes when maxima have risen.
 template <typename C, typename Products>
 __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& shared, int consumer) {
   Place<1> q_at;
@@ -122,28 +122,20 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
     typename Products::Weights weights;
     typename Products::Sums sums;
     float rescale[2];
-    int first_key = unit.blocks.block(unit.last) * C::kTileN;
     q_ring.wait_full(q_at);
     shared.k_ring.wait_full(k_at);
-    Products::issue_qk(s, q, shared.k_of(k_at));
-    wgmma_wait<0>();
-    pin(s[0]);
-    shared.k_ring.leave(k_at);
-    k_at.advance();
-    me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
-    Products::round(weights, s);
-    shared.value_ring.wait_full(v_at);
-    if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
-      clear_values<C>(shared.values_of(v_at), unit.mask.seqlen_k - first_key);
-    }
-    if (unit.first < unit.last) shared.k_ring.wait_full(k_at);
 #pragma unroll 1
-    for (int block = unit.last - 1; block >= unit.first; --block) {
-      first_key = unit.blocks.block(block) * C::kTileN;
+    for (int block = unit.last; block >= unit.first; --block) {
+      const bool begins = block == unit.last;
+      const int first_key = unit.blocks.block(block) * C::kTileN;
       turn.take();
       Products::issue_qk(s, q, shared.k_of(k_at));
-      shared.value_ring.wait_full(v_at);
-      Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+      if (begins) {
+        wgmma_commit();  // no product, so that the one before is the last but one in any case
+      } else {
+        shared.value_ring.wait_full(v_at);
+        Products::issue_pv(o, sums, weights, shared.values_of(v_at));
+      }
       turn.pass();
       wgmma_wait<1>();
       pin(s[0]);
@@ -154,15 +146,24 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       // without one it has the softmax wait for P V.
       pin(s[0]);
       if (block > unit.first) shared.k_ring.wait_full(k_at);
-      Products::finish_pv(o, sums, weights, shared.values_of(v_at));
-      shared.value_ring.leave(v_at);
-      v_at.advance();
+      Products::wait_pv(o, sums);
+      if (begins) {
+        shared.value_ring.wait_full(v_at);
+        if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
+          clear_values<C>(shared.values_of(v_at), unit.mask.seqlen_k - first_key);
+        }
+      } else {
+        Products::add_pv(o, sums, weights, shared.values_of(v_at));
+        shared.value_ring.leave(v_at);
+        v_at.advance();
+      }
       Products::rescale(o, sums, rescale);
       Products::round(weights, s);
     }
     shared.value_ring.wait_full(v_at);
     Products::issue_pv(o, sums, weights, shared.values_of(v_at));
-    Products::finish_pv(o, sums, weights, shared.values_of(v_at));
+    Products::wait_pv(o, sums);
+    Products::add_pv(o, sums, weights, shared.values_of(v_at));
     shared.value_ring.leave(v_at);
     v_at.advance();
     // Read again: what is kept takes registers from the loop.
