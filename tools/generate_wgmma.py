@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from flashactor.kernels.sm90 import TILE_TABLES
+from flashactor.kernels.sm90_fp8 import FP8_TILE_TABLES
 
 TARGET = Path(__file__).parent.parent / "kernels_cu/sm90/wgmma.cuh"
 
@@ -19,9 +20,9 @@ HEADER = """\
 // wgmma of 64 rows: one instruction per function, for the shapes that the tile tables use. Written by
 // tools/generate_wgmma.py.
 //
-// D[64][N] += A B, or = A B where `accumulates` is false. D lies in registers as of m64nN: columns 8n to 8n + 7
-// in d[n], of which a lane holds two of row lane / 4 and two of row lane / 4 + 8. B lies in shared memory, and so
-// does A, or in registers (PTX ISA, "Asynchronous warpgroup-level matrix instructions").
+// D[64][N] += A B, or = A B where `accumulates` is false. D lies in registers as of m64nN: columns 8n to
+// 8n + 7 in d[n], of which a lane holds two of row lane / 4 and two of row lane / 4 + 8. B lies in shared
+// memory, and so does A, or in registers (PTX ISA, "Asynchronous warpgroup-level matrix instructions").
 #pragma once
 
 #include "common/types.cuh"
@@ -48,13 +49,17 @@ LINE = 90
 def shapes() -> tuple[list[int], list[int]]:
     """N of the products whose A lies in shared memory (Q Kᵀ), and of those with A in registers (P V)."""
     rows = [row for table in TILE_TABLES.values() for row in table]
-    return sorted({row.tile.n for row in rows}), sorted({row.head_dims[1] for row in rows})
+    fp8_rows = [row for table in FP8_TILE_TABLES.values() for row in table]
+    dims = {row.head_dims[1] for row in rows} | {row.piece_dims for row in fp8_rows}
+    return sorted({row.tile.n for row in (*rows, *fp8_rows)}), sorted(dims)
 
 
 def text() -> str:
     """The file's text."""
     keys, dims = shapes()
-    functions = [_function(n, in_registers=False) for n in keys] + [_function(n, in_registers=True) for n in dims]
+    functions = [_function(n, in_registers=False) for n in keys] + [
+        _function(n, in_registers=True) for n in dims
+    ]
     return HEADER + "".join(functions) + FOOTER
 
 
@@ -78,7 +83,8 @@ def _function(n: int, *, in_registers: bool) -> str:
     lines = [
         "",
         "template <Product Types>",
-        f"__device__ __forceinline__ void wgmma_{name}(float (&d)[{tiles}][4], {a}, u64 b, bool accumulates) {{",
+        f"__device__ __forceinline__ void wgmma_{name}(float (&d)[{tiles}][4], {a}, u64 b,",
+        " " * len(f"__device__ __forceinline__ void wgmma_{name}(") + "bool accumulates) {",
         "#define FLASHACTOR_WGMMA(TYPES, TRANSPOSED) \\",
         "  asm volatile( \\",
         *(f"      {line} \\" for line in statement[:-1]),

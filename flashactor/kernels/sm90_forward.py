@@ -9,6 +9,7 @@ from flashactor.kernels.launch import KernelLaunch, TensorMap, launch
 from flashactor.kernels.params import Value
 from flashactor.kernels.problem import Arrays, Extent, scores_of
 from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, SLAB_BYTES, HopperSpec, hopper_spec
+from flashactor.kernels.sm90_fp8 import hopper_fp8_reasons, hopper_fp8_spec
 from flashactor.requests import AttentionRequest, Fa3FwdRequest, MergeStatesRequest
 from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.requests.scaled import CachedKvRequest
@@ -31,6 +32,15 @@ def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = Fa
     """The main kernel of a request, also of a bare cell."""
     mask = request.mask
     full = mask.window_left < 0 and mask.window_right < 0 and not request.paged
+    if isinstance(request, Fa2FwdFp8Request):
+        return hopper_fp8_spec(
+            request.head_dim,
+            request.head_dim_v,
+            v_dtype=request.v_dtype,
+            scores=scores_of(request),
+            full=full,
+            decode=decode,
+        )
     return hopper_spec(
         request.dtype,
         request.head_dim,
@@ -140,7 +150,7 @@ def _reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
     if request.dropout_p:
         reasons.append("has no dropout")
     if isinstance(request, Fa2FwdFp8Request):
-        reasons.append("has no fp8 yet")
+        reasons += hopper_fp8_reasons(request, arch)
     if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
         reasons.append("does not convert fp8 caches to 16 bits")
     reasons += [

@@ -82,7 +82,8 @@ __device__ __forceinline__ float normalised(float x, float factor) {
 
 // Consecutive elements of a row of O that a lane holds: run `r` begins at dim (r * 4 + lane % 4) * kRun. In
 // 16-bit kernels they are a pair of an n8 tile; in 8-bit ones the even dims of a chunk of 16 are one tile,
-// the odd ones the next.
+// the odd ones the next. Within it they follow each other, or, where runs are pairs, those of the chunk's
+// halves take turns.
 template <typename C>
 struct Run {
   static constexpr int kCount = C::kHeadDimV / (4 * C::kRun);
@@ -91,9 +92,12 @@ struct Run {
   float x[C::kRun];
 
   __device__ __forceinline__ Run(const typename C::OutTile& o, int m, int half, int r) {
-    if constexpr (C::kRun == 2) {
+    if constexpr (!C::kFp8) {
       x[0] = o[m][r][half * 2];
       x[1] = o[m][r][half * 2 + 1];
+    } else if constexpr (C::kRun == 2) {
+      x[0] = o[m][r / 2 * 2][half * 2 + r % 2];
+      x[1] = o[m][r / 2 * 2 + 1][half * 2 + r % 2];
     } else {
       x[0] = o[m][2 * r][half * 2];
       x[1] = o[m][2 * r + 1][half * 2];

@@ -30,7 +30,7 @@ struct ForwardConfig {
 
   // A multiprocessor's 65536 registers, in units of 8 a thread, as far as consumers can use them. With one
   // consumer every thread may have all that an instruction can name.
-  static constexpr int kProducerRegisters = kConsumers == 3 || Fp8 ? 32 : 24;
+  static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
 
   // A consumer's tile: 64 rows, of which each of its four warps has 16.
@@ -42,7 +42,7 @@ struct ForwardConfig {
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kDimTiles = kHeadDimV / 8;
 
-  static constexpr int kRun = Fp8 ? 4 : 2;                     // see struct Run in common/fwd_output.cuh
+  static constexpr int kRun = 2;                               // see struct Run in common/fwd_output.cuh
   static constexpr float kWeightsExponent = Fp8 ? 8.f : 0.f;  // weights are 2 to this power times too large
 
   using ScoreTile = float[kMTiles][kKeyTiles][4];

@@ -41,7 +41,7 @@ struct SlabTile {
     return matrix_descriptor(tile, step * 16 * kSlabRowBytes, kSlabBytes);
   }
   // Address of a 16-byte chunk of a slab.
-  static __device__ __forceinline__ u32 chunk(u32 tile, int slab, int row, int chunk) {
+  static __device__ __forceinline__ u32 chunk(u32 tile, u32 slab, u32 row, u32 chunk) {
     return tile + slab * kSlabBytes + row * kSlabRowBytes + (chunk ^ row % kPatternRows) * kChunkBytes;
   }
 };

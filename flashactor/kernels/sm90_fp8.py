@@ -1,0 +1,167 @@
+"""The wgmma family's forward kernels of fp8 operands, for sm_90a: which specialisation, with which tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import ClassVar
+
+from flashactor.kernels.sm80_fp8 import FP8_TYPES, fp8_reasons
+from flashactor.kernels.sm90 import (
+    FAMILY,
+    HEAD_DIMS,
+    SLAB_BYTES,
+    HopperSpec,
+    HopperTile,
+    padded_head_dims,
+    slabs,
+)
+from flashactor.kernels.spec import Macros, Scores, Tile, flag
+from flashactor.requests.fp8 import Fa2FwdFp8Request
+from flashactor.types import DType, SmArch
+
+TRANSPOSED_STAGES = 2
+"""Blocks of transposed values that shared memory holds, beside the stages of those that have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopperFp8Spec(HopperSpec):
+    """A specialisation of sm90/fwd_fp8.cu. ``dtype`` is that of q and k; out's is known at run time.
+
+    Attributes:
+        v_dtype: fp8 type of v.
+        piece_dims: dims of values that are multiplied at a time.
+    """
+
+    kind: ClassVar[str] = "fwd_fp8"
+    source: ClassVar[str] = "sm90/fwd_fp8.cu"
+    entry: ClassVar[str] = "flash_fwd_fp8_sm90"
+
+    v_dtype: DType
+    piece_dims: int
+
+    @property
+    def barrier_bytes(self) -> int:
+        """As in HopperSpec, and two for each stage of transposed values."""
+        return 16 * (self.consumers + 2 * self.stages + TRANSPOSED_STAGES)
+
+    @property
+    def tile_bytes(self) -> int:
+        """A tile of queries or of 16-bit results for each consumer, the stages, and the transposed values."""
+        queries = max(slabs(self.head_dim, 1), slabs(self.head_dim_v))
+        keys = self.tile.n * (slabs(self.head_dim, 1) + slabs(self.head_dim_v, 1))
+        transposed = self.head_dim_v * slabs(self.tile.n, 1)
+        return SLAB_BYTES * (self.tile.m * queries + self.stages * keys + TRANSPOSED_STAGES * transposed)
+
+    @property
+    def macros(self) -> Macros:
+        return (
+            ("FA_V_E5M2", flag(self.v_dtype is DType.F8E5M2)),
+            ("FA_PIECE_DIMS", str(self.piece_dims)),
+            *self.stage_macros,
+        )
+
+    @property
+    def flags(self) -> tuple[tuple[str, bool], ...]:
+        return ("v_e5m2", self.v_dtype is DType.F8E5M2), *self.role_flags
+
+    @property
+    def for_masks(self) -> HopperFp8Spec:
+        return hopper_fp8_spec(
+            *self.head_dims, v_dtype=self.v_dtype, scores=self.scores, decode=self.consumers == 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HopperFp8Tile(HopperTile):
+    """A row of a tile table.
+
+    Attributes:
+        piece_dims: as in HopperFp8Spec.
+    """
+
+    piece_dims: int
+
+
+_TWO, _ONE = 12, 8
+"""Warps of so many consumers and a producer."""
+
+FULL_FP8_TILES = (
+    HopperFp8Tile((64, 64), Tile(128, 224, _TWO), 2, "as many keys as registers hold", 64),
+    HopperFp8Tile((96, 96), Tile(128, 160, _TWO), 2, "192 keys spill", 96),
+    HopperFp8Tile((128, 128), Tile(128, 160, _TWO), 2, "192 keys spill, and so does P V as a whole", 64),
+    HopperFp8Tile((192, 128), Tile(128, 160, _TWO), 2, "216 KB", 64),
+    HopperFp8Tile((192, 192), Tile(128, 128, _TWO), 2, "224 KB", 64),
+    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 2, "96 keys spill", 64),
+)
+"""Every query sees every key, scores are plain."""
+
+FP8_TILES = (
+    HopperFp8Tile((64, 64), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 64),
+    HopperFp8Tile((96, 96), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 96),
+    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 2, "with P V as a whole, softcap spills", 64),
+    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 2, "with P V as a whole, softcap spills", 64),
+    HopperFp8Tile((192, 192), Tile(128, 96, _TWO), 2, "with 128 keys, softcap spills", 64),
+    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 2, "96 keys spill", 64),
+)
+"""Masks, softcap and ALiBi."""
+
+FP8_DECODE_TILES = (
+    HopperFp8Tile((64, 64), Tile(64, 128, _ONE), 3, "120 KB, of which most is on its way", 64),
+    HopperFp8Tile((96, 96), Tile(64, 128, _ONE), 3, "136 KB, of which most is on its way", 96),
+    HopperFp8Tile((128, 128), Tile(64, 128, _ONE), 3, "144 KB, of which most is on its way", 64),
+    HopperFp8Tile((192, 128), Tile(64, 128, _ONE), 3, "192 KB, of which most is on its way", 64),
+    HopperFp8Tile((192, 192), Tile(64, 64, _ONE), 3, "168 KB, of which most is on its way", 64),
+    HopperFp8Tile((256, 256), Tile(64, 64, _ONE), 3, "192 KB, of which most is on its way", 64),
+)
+"""At most CONSUMER_ROWS packed rows of queries."""
+
+FP8_TILE_TABLES = {
+    "fp8 operands, plain scores, no mask": FULL_FP8_TILES,
+    "fp8 operands, masks, softcap or ALiBi": FP8_TILES,
+    "fp8 operands, decoding": FP8_DECODE_TILES,
+}
+"""Every table, by what it is for."""
+
+
+@lru_cache(maxsize=1024)
+def hopper_fp8_spec(
+    head_dim: int,
+    head_dim_v: int | None = None,
+    *,
+    v_dtype: DType = DType.F8E4M3,
+    scores: Scores = Scores.PLAIN,
+    full: bool = False,
+    decode: bool = False,
+) -> HopperFp8Spec:
+    """The forward kernel for e4m3 queries and keys; arguments as of ``hopper_spec``.
+
+    Args:
+        v_dtype: fp8 type of v.
+    """
+    padded = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
+    table = FP8_DECODE_TILES if decode else FULL_FP8_TILES if full and scores is Scores.PLAIN else FP8_TILES
+    row = next(row for row in table if row.head_dims == padded)
+    tile = row.tile, row.stages
+    return HopperFp8Spec(FAMILY, SmArch.SM90A, DType.F8E4M3, *padded, scores, *tile, v_dtype, row.piece_dims)
+
+
+def hopper_fp8_specs(arch: SmArch) -> tuple[HopperFp8Spec, ...]:
+    """Every kernel that the tables can choose, each once; wgmma exists on sm_90a alone."""
+    if arch is not SmArch.SM90A:
+        return ()
+    cells = product(HEAD_DIMS, FP8_TYPES, (Scores.PLAIN, Scores.MODIFIED), (False, True), (False, True))
+    found = {
+        hopper_fp8_spec(qk, v, v_dtype=v_dtype, scores=scores, full=full, decode=decode): None
+        for (qk, v), v_dtype, scores, full, decode in cells
+    }
+    return tuple(found)
+
+
+def hopper_fp8_reasons(request: Fa2FwdFp8Request, arch: SmArch) -> tuple[str, ...]:
+    """What these kernels lack for a request."""
+    reasons = list(fp8_reasons(request, arch))
+    if request.kv_dtype is not DType.F8E4M3:
+        reasons.append(f"takes k in e4m3, not in {request.kv_dtype.tag}")
+    return tuple(reasons)

@@ -1,0 +1,128 @@
+// FlashAttention-3 forward of fp8 queries, keys and values: the roles of fwd.cu, and warps that transpose values.
+// Each tensor has a descale, P is rounded to e4m3, out has 16 bits.
+//
+// Tensor cores of sm_90 add up 8-bit products with some 14 bits (DeepSeek-V3, arXiv:2412.19437, section 3.3.2). So
+// the products of a block's values start from zero, and are added to O in float32: by the FMA that rescales O.
+#include "common/fp8.cuh"
+#include "common/types.cuh"
+#include "sm90/fwd_attend.cuh"
+#include "sm90/fwd_config.cuh"
+#include "sm90/fwd_load.cuh"
+#include "sm90/fwd_transpose.cuh"
+#include "sm90/ptx.cuh"
+#include "sm90/wgmma.cuh"
+
+namespace flashactor {
+
+struct Config : ForwardConfig<true> {
+  static constexpr Product kPvProduct = FA_V_E5M2 ? Product::kE4m3E5m2 : Product::kE4m3;
+  static constexpr int kPieceDims = FA_PIECE_DIMS;  // of values that are multiplied at a time
+};
+
+using C = Config;
+static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
+              "the plan reserves another amount of shared memory");
+
+struct Products {
+  static constexpr int kSteps = C::kTileN / 32;  // of P V
+  static constexpr int kPieces = C::kHeadDimV / C::kPieceDims;
+  static constexpr int kPieceTiles = C::kPieceDims / 8;
+  using Weights = u32[kSteps][4];
+
+  // P V of one block, as many dims as registers hold beside O.
+  struct Sums {
+    float piece[kPieceTiles][4];
+    float rescale[2];  // brings O up to the maxima of these weights
+
+    __device__ __forceinline__ Sums() : rescale{0.f, 0.f} {}
+  };
+
+  // S = Q K^T, [64][TileN].
+  static __device__ __forceinline__ void issue_qk(C::ScoreTile& s, u32 q, u32 k) {
+    pin(s[0]);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < C::kHeadDim / 32; ++step) {
+      wgmma_shared<Product::kE4m3>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step), step > 0);
+    }
+    wgmma_commit();
+  }
+
+  // The order of keys that this gives to a step's A operand is that of the transposed values.
+  static __device__ __forceinline__ void round(Weights& weights, const C::ScoreTile& p) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const auto& left = p[0][4 * step + i / 2 * 2];
+        const auto& right = p[0][4 * step + i / 2 * 2 + 1];
+        const int half = i % 2 * 2;
+        weights[step][i] = pack_e4m3(left[half], left[half + 1], right[half], right[half + 1]);
+      }
+  }
+
+  static __device__ __forceinline__ void issue_pv(C::OutTile& o, Sums& sums, const Weights& weights, u32 v) {
+    issue_piece(sums, weights, v);
+  }
+  static __device__ __forceinline__ void wait_pv(C::OutTile&, Sums& sums) {
+    wgmma_wait<0>();
+    pin(sums.piece);
+  }
+  // O = O * rescale + P V, [64][HeadDimV].
+  static __device__ __forceinline__ void add_pv(C::OutTile& o, Sums& sums, const Weights& weights, u32 v) {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      if (piece > 0) {
+        issue_piece(sums, weights, v + piece * C::kPieceDims * kSlabRowBytes);
+        wait_pv(o, sums);
+      }
+#pragma unroll
+      for (int n = 0; n < kPieceTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float& x = o[0][piece * kPieceTiles + n][e];
+          x = x * sums.rescale[e / 2] + sums.piece[n][e];
+        }
+    }
+  }
+  static __device__ __forceinline__ void rescale(C::OutTile& o, Sums& sums, const float (&factor)[2]) {
+    sums.rescale[0] = factor[0];
+    sums.rescale[1] = factor[1];
+  }
+
+ private:
+  // [64][PieceDims] = P V.
+  static __device__ __forceinline__ void issue_piece(Sums& sums, const Weights& weights, u32 v) {
+    pin(sums.piece);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      wgmma_registers<C::kPvProduct>(sums.piece, weights[step], C::TileVt::along_columns(v, step), step > 0);
+    }
+    wgmma_commit();
+  }
+};
+
+}  // namespace flashactor
+
+using namespace flashactor;
+
+extern "C" __global__ void __launch_bounds__(C::kThreads, 1)
+    flash_fwd_fp8_sm90(const __grid_constant__ HopperParams p) {
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  const Shared<C> shared(shared_address(shared_memory));
+  shared.set_up(p);
+  // Uniform in the warp, and the compiler knows it.
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+  if (warp < 4) {
+    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();
+    if (warp == 0) {
+      load(p, shared);
+    } else {
+      transpose(p, shared, warp - 1);
+    }
+  } else {
+    if constexpr (C::kConsumers > 1) claim_registers<C::kConsumerRegisters>();
+    attend<C, Products>(p, shared, warp / 4 - 1);
+  }
+}
