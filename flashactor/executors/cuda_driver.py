@@ -223,9 +223,30 @@ class CudaDriver:
         stream.close()
 
 
+TENSOR_MAP_ALIGNMENT = 128
+"""Of the memory into which the driver writes a map: 64 bytes by its documentation, 128 by its header's."""
+
+_EncodeTiled = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,  # the map
+    *(ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p),  # data type, rank, address
+    *(ctypes.POINTER(ctypes.c_uint64),) * 2,  # extents, strides
+    *(ctypes.POINTER(ctypes.c_uint32),) * 2,  # the box, steps in it
+    *(ctypes.c_int,) * 4,  # interleave, swizzle, L2 promotion, fill
+)
+
+
+@lru_cache(maxsize=1)
+def _encode_tiled() -> Any:
+    """cuTensorMapEncodeTiled itself: that of cuda.bindings writes into memory that is aligned to 16 bytes."""
+    return _EncodeTiled(("cuTensorMapEncodeTiled", ctypes.CDLL("libcuda.so.1")))
+
+
 @lru_cache(maxsize=4096)
 def encode_tensor_map(tensor_map: TensorMap) -> bytes:
     """A map as the device reads it. One is encoded once: a decoding step has the same tensors as the last.
+
+    A map holds an address and a layout, nothing of a device, and no two devices have the same addresses.
 
     Raises:
         LaunchError: the driver refuses the map.
@@ -239,21 +260,24 @@ def encode_tensor_map(tensor_map: TensorMap) -> bytes:
         "uint8": types.CU_TENSOR_MAP_DATA_TYPE_UINT8,
     }[tensor_map.dtype]
     rank = len(tensor_map.dims)
-    result, encoded = driver.cuTensorMapEncodeTiled(
+    memory = ctypes.create_string_buffer(TENSOR_MAP_BYTES + TENSOR_MAP_ALIGNMENT)
+    encoded = -(-ctypes.addressof(memory) // TENSOR_MAP_ALIGNMENT) * TENSOR_MAP_ALIGNMENT
+    result = _encode_tiled()(
+        encoded,
         dtype,
         rank,
         tensor_map.address,
-        [driver.cuuint64_t(extent) for extent in tensor_map.dims],
-        [driver.cuuint64_t(stride) for stride in tensor_map.strides],
-        [driver.cuuint32_t(extent) for extent in tensor_map.box],
-        [driver.cuuint32_t(1)] * rank,
+        (ctypes.c_uint64 * rank)(*tensor_map.dims),
+        (ctypes.c_uint64 * (rank - 1))(*tensor_map.strides),
+        (ctypes.c_uint32 * rank)(*tensor_map.box),
+        (ctypes.c_uint32 * rank)(*(1,) * rank),
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
-    _check(result, f"encoding {tensor_map}")
-    return ctypes.string_at(int(encoded.getPtr()), TENSOR_MAP_BYTES)
+    _check(driver.CUresult(result), f"encoding {tensor_map}")
+    return ctypes.string_at(encoded, TENSOR_MAP_BYTES)
 
 
 # The driver calls one function for all callbacks, with the number of the Python function to run: a ctypes
