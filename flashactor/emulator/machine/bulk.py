@@ -191,11 +191,12 @@ class BulkUnit:
         chunks = np.unique(source >> 4) << 4
         lanes = np.full(chunks.size, lane)
         w, m = machine.lane_window(lane)
-        machine.memory.require_ready(w, m, i, chunks, 16, lanes)
-        if machine.clocks is not None:
-            machine.clocks.read_async(i, chunks, 16, lanes, together=False)
         if inside is not None:
             source, destination = source[inside], destination[inside]
+        stored = np.unique(source >> 4) << 4  # the rest of a box may be anything
+        machine.memory.require_ready(w, m, i, stored, 16, np.full(stored.size, lane))
+        if machine.clocks is not None:
+            machine.clocks.read_async(i, chunks, 16, lanes, together=False)
         self._require_writable(i, lane, destination)
         if operation is not None:
             self._require_readable(i, lane, destination)

@@ -8,7 +8,13 @@ from ptx_text import kernel
 
 from flashactor import emulator
 from flashactor.emulator.translate.translator import translate
-from flashactor.errors import DeadlockError, LaunchError, MemoryAccessError, UnsupportedPtxError
+from flashactor.errors import (
+    DeadlockError,
+    LaunchError,
+    MemoryAccessError,
+    UninitializedReadError,
+    UnsupportedPtxError,
+)
 
 NAMES = {
     "float32": np.float32,
@@ -115,6 +121,20 @@ def test_stores(case):
     body = words(size // 4, "image", "shared", "fill") + store(COPIES[case][3])
     launch(body, {"image": box.view(np.uint32)}, memory, map_, schedule="all")
     np.testing.assert_array_equal(tensor, want)
+
+
+def test_what_lies_outside_of_the_tensor_may_be_anything():
+    case = "rank 1, beyond the end"  # 28 of 64 numbers are inside, and 32 are written
+    memory, tensor, map_, _, size = prepared(case)
+    box = np.arange(size // 4, dtype=np.float32)
+    want = tensor.copy()
+    want[72:] = box[:28]
+    body = words(32, "image", "shared", "fill") + store(COPIES[case][3])
+    launch(body, {"image": box.view(np.uint32)}, memory, map_)
+    np.testing.assert_array_equal(tensor, want)
+    memory, _, map_, _, _ = prepared(case)
+    with pytest.raises(UninitializedReadError):
+        launch(store(COPIES[case][3]), {}, memory, map_)
 
 
 def test_stores_that_add():
