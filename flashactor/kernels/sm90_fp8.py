@@ -100,8 +100,8 @@ FULL_FP8_TILES = (
 FP8_TILES = (
     HopperFp8Tile((64, 64), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 64),
     HopperFp8Tile((96, 96), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 96),
-    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 2, "with P V as a whole, softcap spills", 64),
-    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 2, "with P V as a whole, softcap spills", 64),
+    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 2, "P V as a whole; more keys spill", 128),
+    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 2, "P V as a whole; more keys spill", 128),
     HopperFp8Tile((192, 192), Tile(128, 96, _TWO), 2, "with 128 keys, softcap spills", 64),
     HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 2, "96 keys spill", 64),
 )
