@@ -9,6 +9,7 @@ from flashactor.kernels.merge import merge_specs
 from flashactor.kernels.sm80 import forward_specs
 from flashactor.kernels.sm80_fp8 import fp8_forward_specs
 from flashactor.kernels.sm90 import hopper_specs
+from flashactor.kernels.sm90_fp8 import hopper_fp8_specs
 from flashactor.kernels.spec import DTYPES, KernelSpec
 from flashactor.types import SmArch
 
@@ -24,6 +25,7 @@ def _of(arch: SmArch) -> tuple[KernelSpec, ...]:
         *forward_specs(arch),
         *fp8_forward_specs(arch),
         *hopper_specs(arch),
+        *hopper_fp8_specs(arch),
         *(combine_spec(arch, dtype) for dtype in DTYPES),
         *append_specs(arch),
         *merge_specs(arch),
