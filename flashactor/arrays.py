@@ -99,6 +99,11 @@ class ArrayView:
             remedy="pass a numpy, torch, cupy or jax array",
         )
 
+    @classmethod
+    def imagined(cls, shape: Sequence[int], dtype: str) -> ArrayView:
+        """A contiguous array to plan with: it has no memory, so its elements cannot be read."""
+        return cls(tuple(shape), _compact_strides(shape), dtype, HOST, 0, "numpy", None, writable=False)
+
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""

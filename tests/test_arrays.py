@@ -212,3 +212,10 @@ def test_outputs_come_from_the_inputs_library(array, dtype):
 def test_a_library_that_cannot_be_asked():
     with pytest.raises(OperandError, match="pass out="):
         allocate(ArrayView.of(CudaArray((2, 8)), "q"), (2,), "float32")
+
+
+def test_an_imagined_array_has_a_layout_and_no_memory():
+    view = ArrayView.imagined((2**20, 3, 2**20, 64), "bfloat16")
+    assert view.strides == (3 * 2**26, 2**26, 64, 1)
+    assert (view.itemsize, view.size) == (2, 3 * 2**46)
+    assert (view.on_host, view.writable, view.pointer, view.array) == (True, False, 0, None)

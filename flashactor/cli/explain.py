@@ -151,7 +151,7 @@ def _request(options: argparse.Namespace) -> AttentionRequest:
 
 
 def _with_sizes(request: AttentionRequest, sizes: Sequence[int]) -> AttentionRequest:
-    """A dense request with operands of some sizes, which nobody reads: one element of memory is all of them.
+    """A dense request with operands of some sizes, for which there is no memory.
 
     Args:
         request: a bare cell.
@@ -168,22 +168,14 @@ def _with_sizes(request: AttentionRequest, sizes: Sequence[int]) -> AttentionReq
     if elements > LARGEST_ARRAY:
         got = f"an array of {elements} elements"
         raise common.reject("--sizes", got, "at most 2**60 of them", "name smaller sizes, or a smaller --gqa")
-    slopes = None if request.bias is PositionBias.NONE else _zeros("float32", heads_q)
+    slopes = None if request.bias is PositionBias.NONE else ArrayView.imagined((heads_q,), "float32")
     operands = Operands(
-        q=_zeros(dtype, batch, seqlen_q, heads_q, request.head_dim),
-        k=_zeros(dtype, batch, seqlen_k, heads_kv, request.head_dim),
-        v=_zeros(dtype, batch, seqlen_k, heads_kv, request.head_dim_v),
+        q=ArrayView.imagined((batch, seqlen_q, heads_q, request.head_dim), dtype),
+        k=ArrayView.imagined((batch, seqlen_k, heads_kv, request.head_dim), dtype),
+        v=ArrayView.imagined((batch, seqlen_k, heads_kv, request.head_dim_v), dtype),
         alibi_slopes=slopes,
     )
     return replace(request, operands=operands)
-
-
-def _zeros(dtype: str, *shape: int) -> ArrayView:
-    """One element of memory, again and again."""
-    import ml_dtypes
-    import numpy as np
-
-    return ArrayView.of(np.broadcast_to(np.zeros((), getattr(ml_dtypes, dtype, dtype)), shape), "operand")
 
 
 def _workspace_bytes(request: AttentionRequest, explanation: Explanation) -> int | None:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from flashactor.cli import options as common
+from flashactor.kernels import sm80, sm90
 from flashactor.kernels.catalog import all_specs
-from flashactor.kernels.sm80 import padded_head_dims
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch
 
 MOST_JOBS = 10000
 
-USUAL_FEATURES = frozenset({"fwd", "plain", "paged", "decode", "combine"})
+USUAL_FEATURES = frozenset({"fwd", "plain", "full", "paged", "decode", "combine"})
 """Kernels with no other feature are what most people need: forward passes over 16-bit keys, in pages or not,
 with nothing but a mask between the two products."""
 
@@ -65,8 +65,8 @@ def features_of(spec: KernelSpec) -> frozenset[str]:
 @functools.cache
 def feature_names() -> tuple[str, ...]:
     """Every feature that some kernel was compiled with."""
-    # sm_89 has kernels of every kind.
-    return tuple(sorted(frozenset().union(*map(features_of, all_specs(SmArch.SM89)))))
+    # sm_90a has kernels of every kind.
+    return tuple(sorted(frozenset().union(*map(features_of, all_specs(SmArch.SM90A)))))
 
 
 def is_usual(spec: KernelSpec) -> bool:
@@ -118,7 +118,7 @@ def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
             if (
                 (not options.dtype or spec.dtype in options.dtype)
                 and (not features or features & features_of(spec))
-                and (not padded or not spec.head_dims or spec.head_dims[0] in padded)
+                and (not padded or not spec.head_dims or spec.head_dims[0] in padded[spec.family])
             ):
                 found.append(spec)
     if found:
@@ -134,15 +134,20 @@ def matching_specs(options: argparse.Namespace) -> list[KernelSpec]:
     )
 
 
-def _padded_head_dims(options: argparse.Namespace) -> set[int]:
-    """Those of q and k; a kernel that serves one takes several of v."""
+def _padded_head_dims(options: argparse.Namespace) -> dict[str, set[int]]:
+    """Those of q and k in each family, if any are asked for; a kernel that serves one takes several of v."""
     from flashactor.dispatch import HEAD_DIMS
 
     head_dims: list[int] = options.head_dim or []
     for head_dim in head_dims:
         if head_dim not in HEAD_DIMS:
             raise common.reject("--head-dim", head_dim, "a multiple of 8 from 8 to 256", "pad the heads")
-    return {padded_head_dims(head_dim, head_dim)[0] for head_dim in head_dims}
+    if not head_dims:
+        return {}
+    return {
+        family.FAMILY: {family.padded_head_dims(head_dim, head_dim)[0] for head_dim in head_dims}
+        for family in (sm80, sm90)
+    }
 
 
 def default_archs() -> list[SmArch]:

@@ -22,7 +22,11 @@ from flashactor.kernels.sm80_fp8 import (
     FP8_TILES,
     Fp8ForwardSpec,
 )
-from flashactor.kernels.spec import Scores
+from flashactor.kernels.sm90 import FAMILY as HOPPER
+from flashactor.kernels.sm90 import TILE_TABLES as HOPPER_TILES
+from flashactor.kernels.sm90 import HopperSpec, HopperTile
+from flashactor.kernels.sm90_fp8 import FP8_TILE_TABLES, HopperFp8Spec, HopperFp8Tile
+from flashactor.kernels.spec import Scores, Tile
 from flashactor.requests import (
     AttentionRequest,
     ChunkedPrefillRequest,
@@ -38,6 +42,9 @@ from flashactor.requests import (
 )
 from flashactor.requests.bare import bare_request
 from flashactor.types import DType, MaskKind, PositionBias, SmArch
+
+HOPPER_TILE_TABLES: dict[str, tuple[HopperTile, ...]] = {**HOPPER_TILES, **FP8_TILE_TABLES}
+"""All tiles of the family that loads by TMA, by what they are for."""
 
 SEQLENS = CumulativeSeqlens(1, 1, 1, 1, 1)
 
@@ -166,6 +173,7 @@ def tile_table() -> str:
     ]
     for kernel, rows in TILE_TABLES.items():
         lines += [_forward_row(kernel, row, fp8_kv="fp8" in kernel) for row in rows]
+    lines += [_hopper_row(kernel, row) for kernel, rows in HOPPER_TILE_TABLES.items() for row in rows]
     lines += [_fp8_row("fp8 operands", row) for row in FP8_TILES]
     lines += [_fp8_row("fp8 operands, dropout", row) for row in FP8_DROPOUT_TILES]
     lines += [_fp8_row("fp8 operands, decoding", row) for row in FP8_DECODE_TILES]
@@ -180,6 +188,18 @@ def _forward_row(kernel: str, row: TileChoice, *, fp8_kv: bool) -> str:
         FAMILY, row.archs[0], DType.BF16, head_dim, head_dim, Scores.PLAIN, row.tile, fp8_kv, fp8_kv
     )
     return _tile_row(kernel, str(head_dim), row, spec.shared_bytes)
+
+
+def _hopper_row(kernel: str, row: HopperTile) -> str:
+    e4m3, arch, (qk, v) = DType.F8E4M3, SmArch.SM90A, row.head_dims
+    spec = HopperSpec(HOPPER, arch, DType.BF16, qk, v, Scores.PLAIN, row.tile, row.stages)
+    if isinstance(row, HopperFp8Tile):
+        fp8 = e4m3, row.piece_dims
+        spec = HopperFp8Spec(HOPPER, arch, e4m3, qk, v, Scores.PLAIN, row.tile, row.stages, *fp8)
+    head_dims = str(qk) if qk == v else f"{qk}, v {v}"
+    return _tile_line(
+        f"`{HOPPER}`, {kernel}", head_dims, arch.target, row.tile, spec.shared_bytes, row.reason
+    )
 
 
 def _fp8_row(kernel: str, row: TileChoice) -> str:
@@ -197,10 +217,13 @@ def _backward_row(kernel: str, row: BackwardTile, kind: str) -> str:
 
 def _tile_row(kernel: str, head_dims: str, row: TileChoice | BackwardTile, shared: int) -> str:
     archs = "all" if len(row.archs) == len(SmArch) else ", ".join(arch.target for arch in row.archs)
-    tile = row.tile
+    return _tile_line(kernel, head_dims, archs, row.tile, shared, row.reason)
+
+
+def _tile_line(kernel: str, head_dims: str, archs: str, tile: Tile, shared: int, reason: str) -> str:
     return (
         f"| {kernel} | {head_dims} | {archs} | {tile.m} x {tile.n} | {tile.warps} | {shared // 1024} KiB "
-        f"| {row.reason} |"
+        f"| {reason} |"
     )
 
 

@@ -53,7 +53,7 @@ def bare_request(
     Args:
         request_type: one of ``REQUEST_TYPES``.
         sink_logits: with learned sink logits. Only operands say that a request has them, so it gets the least
-            ones, of zeros; no offsets, pages or gradients come with them.
+            ones; no offsets, pages or gradients come with them.
         varlen: with query tokens packed by cu_seqlens_q, for PagedAttentionRequest; only an array says so.
         paged: with a paged cache, for ChunkedPrefillRequest; only arrays say so.
         fields: those that all requests share: arch, dtype, head_dim, mask, ...
@@ -88,8 +88,8 @@ def _paged_append(request: ChunkedPrefillRequest) -> KvCacheAppend:
     pool, dtype = (1, _BLOCK_SIZE, 1), request.kv_dtype.numpy_name
     return KvCacheAppend(
         pages=PageTable(page_table=_zeros((1, 1), "int32"), seq_lens=None, layout=KvLayout.NHD),
-        k_cache=_zeros((*pool, request.head_dim), dtype),
-        v_cache=_zeros((*pool, request.head_dim_v), dtype),
+        k_cache=ArrayView.imagined((*pool, request.head_dim), dtype),
+        v_cache=ArrayView.imagined((*pool, request.head_dim_v), dtype),
     )
 
 
@@ -107,9 +107,9 @@ def _with_sinks(request: AttentionRequest) -> Operands:
     elif isinstance(request, PagedAttentionRequest):
         k_dtype = v_dtype = request.kv_dtype
     return Operands(
-        q=_zeros((*q, head_dim), dtype.numpy_name),
-        k=_zeros((*kv, head_dim), k_dtype.numpy_name),
-        v=_zeros((*kv, head_dim_v), v_dtype.numpy_name),
+        q=ArrayView.imagined((*q, head_dim), dtype.numpy_name),
+        k=ArrayView.imagined((*kv, head_dim), k_dtype.numpy_name),
+        v=ArrayView.imagined((*kv, head_dim_v), v_dtype.numpy_name),
         sink_logits=_zeros((heads_q,), "float32"),
     )
 

@@ -17,6 +17,7 @@ from flashactor.errors import CompileError, RequestError
 from flashactor.kernels.backward_spec import backward_specs
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.sm80 import forward_spec, padded_head_dims
+from flashactor.kernels.sm90 import hopper_spec
 from flashactor.kernels.spec import Scores
 from flashactor.settings import Settings
 from flashactor.types import DType, SmArch
@@ -192,8 +193,8 @@ def select(**options):
 
 
 def test_features_add_up():
-    every = list(all_specs(SmArch.SM89))  # has kernels of every kind
-    arch = {"arch": [SmArch.SM89]}
+    every = list(all_specs(SmArch.SM90A))  # has kernels of every kind
+    arch = {"arch": [SmArch.SM90A]}
     assert select(**arch) == every
     kinds = ("fwd", "combine")
     found = select(**arch, feature=["fwd", "combine"])
@@ -225,6 +226,15 @@ def test_a_head_dim_selects_what_holds_it_and_what_takes_any(head_dim):
         assert (spec in found) == (least or not spec.head_dims)
     for head_dim_v in (8, head_dim):
         assert forward_spec(SmArch.SM80, DType.BF16, head_dim, head_dim_v) in found
+
+
+@pytest.mark.parametrize(("head_dim", "padded"), [(8, 64), (64, 64), (72, 96), (200, 256)])
+def test_each_family_pads_a_head_dim_in_its_own_way(head_dim, padded):
+    found = select(arch=[SmArch.SM90A], head_dim=[head_dim], feature=["fwd"])
+    hopper = [spec for spec in found if spec.family == "sm90_wgmma"]
+    assert {spec.head_dim for spec in hopper} == {padded}
+    assert hopper_spec(DType.BF16, head_dim) in hopper
+    assert forward_spec(SmArch.SM90A, DType.BF16, head_dim) in found
 
 
 def test_on_a_terminal_there_is_a_bar(flashactor, monkeypatch):

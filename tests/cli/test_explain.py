@@ -11,6 +11,7 @@ from flashactor.kernels import select
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.select import IMPLEMENTATIONS
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.sm90 import hopper_spec
 
 PREFILL = forward_spec(SmArch.SM80, DType.BF16, 128)
 DECODE = forward_spec(SmArch.SM80, DType.BF16, 128, decode=True)
@@ -35,9 +36,11 @@ def test_the_default_request(flashactor):
 def test_json_says_the_same(flashactor):
     run = flashactor("explain", "--arch", "sm_90a", "--causal", "--gqa", 8, "--json")
     document = json.loads(run.out)
-    specs = [
+    combine = combine_spec(SmArch.SM90A, DType.BF16)
+    specs = [*(hopper_spec(DType.BF16, 128, decode=decode) for decode in (False, True)), combine]
+    others = [
         *(forward_spec(SmArch.SM90A, DType.BF16, 128, decode=decode) for decode in (False, True)),
-        combine_spec(SmArch.SM90A, DType.BF16),
+        combine,
     ]
     assert document["kernel_name"] == "flashactor::fa3::fwd<bf16, 128, causal>_gqa8"
     assert document["key"] == {
@@ -52,14 +55,16 @@ def test_json_says_the_same(flashactor):
         "paged": False,
         "gqa_ratio": 8,
     }
-    assert document["chosen"] == "sm80_mma"
+    assert document["chosen"] == "sm90_wgmma"
     for kernel, spec in zip(document["kernels"], specs, strict=True):
         assert (kernel["label"], kernel["kind"], kernel["tile"]) == (spec.label, spec.kind, spec.tile_name)
         assert kernel["shared_bytes"] == spec.shared_bytes
         assert kernel["compiled"] is False
     assert document["workspace_bytes"] is None
-    mma, reference = document["candidates"]
-    assert (mma["implementation"], mma["kernels"]) == ("sm80_mma", [spec.label for spec in specs])
+    wgmma, mma, reference = document["candidates"]
+    assert (wgmma["implementation"], wgmma["kernels"]) == ("sm90_wgmma", [spec.label for spec in specs])
+    assert (mma["implementation"], mma["kernels"]) == ("sm80_mma", [spec.label for spec in others])
+    assert mma["reasons"] == ["accepts it, but sm90_wgmma comes first"]
     assert (reference["implementation"], reference["kernels"]) == ("reference", [])
 
 
@@ -104,6 +109,35 @@ def test_fp8_wherever_tensor_cores_multiply_it(flashactor, arch):
     assert [label.split(".")[1] for label in decoding] == ["fwd_fp8", "combine"]
     assert set(decoding) < set(labels)
     assert workspace > 0
+
+
+def test_on_hopper_backward_runs_on_the_other_family_and_says_why(flashactor):
+    options = ("explain", "--arch", "sm_90a", "--backward")
+    document = json.loads(flashactor(*options, "--json").out)
+    wgmma, mma, _ = document["candidates"]
+    assert (document["chosen"], mma["chosen"]) == ("sm80_mma", True)
+    assert (wgmma["implementation"], wgmma["reasons"]) == ("sm90_wgmma", ["has forward kernels only"])
+    assert {kernel["label"].split(".")[0] for kernel in document["kernels"]} == {"sm80_mma"}
+    run = flashactor(*options)
+    assert "computed by  sm80_mma" in run.out
+    assert "has forward kernels only" in run.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), {"plain", "full"}),
+        (("--causal",), {"plain"}),
+        (("--softcap", 30), {"modified"}),
+        (("--sizes", 1, 4096, 4096, 8), {"plain", "full"}),
+        (("--sizes", 4, 1, 4096, 8, "--gqa", 8), {"plain", "decode"}),
+    ],
+    ids=str,
+)
+def test_forward_on_hopper(flashactor, options, words):
+    labels, _ = explained(flashactor, "--arch", "sm_90a", *options)
+    assert labels[0].startswith("sm90_wgmma.fwd.bf16.d128.")
+    assert words == {"plain", "full", "modified", "decode"} & set(labels[0].split("."))
 
 
 def test_a_backward_pass_has_more_kernels_with_slopes(flashactor):
@@ -163,8 +197,9 @@ def test_what_has_kernels_names_them(flashactor, options, name, label):
 
 
 def test_what_has_no_kernel_says_why(flashactor, monkeypatch):
-    refusing = replace(IMPLEMENTATIONS[0], reasons_against=lambda request, arch: ("is away", "has no time"))
-    monkeypatch.setattr(select, "IMPLEMENTATIONS", (refusing, *IMPLEMENTATIONS[1:]))
+    hopper, mma, reference = IMPLEMENTATIONS
+    refusing = replace(mma, reasons_against=lambda request, arch: ("is away", "has no time"))
+    monkeypatch.setattr(select, "IMPLEMENTATIONS", (hopper, refusing, reference))
     run = flashactor("explain", "--sizes", 1, 1, 65536, 2)
     assert run.code == 0
     assert "computed by  reference" in run.out
@@ -172,8 +207,11 @@ def test_what_has_no_kernel_says_why(flashactor, monkeypatch):
     assert "has no time" in run.out
     assert "registers" not in run.out
     document = json.loads(flashactor("explain", "--json").out)
-    assert document["kernels"] == document["candidates"][0]["kernels"] == []
-    assert document["candidates"][0]["reasons"] == ["is away", "has no time"]
+    assert document["kernels"] == document["candidates"][1]["kernels"] == []
+    assert [candidate["reasons"] for candidate in document["candidates"][:2]] == [
+        ["wgmma exists on sm_90a alone"],
+        ["is away", "has no time"],
+    ]
     run = flashactor("explain", "--implementation", "sm80_mma")
     assert (run.code, run.out) == (2, "")
     assert "is away" in run.err
@@ -190,7 +228,7 @@ def test_what_has_no_kernel_says_why(flashactor, monkeypatch):
         (["--dtype", "e4m3"], "sm_89 or newer"),
         (["--dtype", "e4m3", "--backward"], "--dtype"),
         (["--backward", "--kind", "paged"], "--kind"),
-        (["--implementation", "fa9"], "sm80_mma, reference"),
+        (["--implementation", "fa9"], "sm90_wgmma, sm80_mma, reference"),
         (["--sizes", 1, 1, 0, 1], "--sizes: got 0"),
         (
             ["--sizes", 1, 2, 2**30 + 1, 8],
@@ -222,19 +260,21 @@ def test_impossible_requests_are_one_line(flashactor, options, message):
 
 def test_the_support_table(flashactor):
     run = flashactor("explain", "--support-table")
-    assert run.out.startswith("| feature | `sm80_mma` | `reference` |")
-    for feature in (
-        "GQA and MQA",
-        "softcap",
-        "fp8 KV cache under 16-bit queries",
-        "append with rotary embedding",
+    assert run.out.startswith("| feature | `sm90_wgmma` | `sm80_mma` | `reference` |")
+    for feature in ("GQA and MQA", "softcap", "learned sink logits", "append with rotary embedding"):
+        assert f"| {feature} | ✓ | ✓ | ✓ |" in run.out
+    cached = "fp8 KV cache under 16-bit queries | no: does not convert fp8 caches to 16 bits"
+    for lacking in (
+        "dropout | no: has no dropout",
+        cached,
+        "backward, packed | no: has forward kernels only",
     ):
-        assert f"| {feature} | ✓ | ✓ |" in run.out
+        assert f"| {lacking} | ✓ | ✓ |" in run.out
 
 
 def test_the_support_table_for_programs(flashactor, monkeypatch):
     lacking = replace(IMPLEMENTATIONS[0], name="lacking", reasons_against=lambda *_: ("no", "never"))
-    monkeypatch.setattr(tables, "IMPLEMENTATIONS", (lacking, IMPLEMENTATIONS[1]))
+    monkeypatch.setattr(tables, "IMPLEMENTATIONS", (lacking, IMPLEMENTATIONS[-1]))
     document = json.loads(flashactor("explain", "--support-table", "--json").out)
     assert [row["feature"] for row in document] == [feature for feature, _ in tables.FEATURES]
     for row in document:

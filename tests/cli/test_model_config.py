@@ -7,7 +7,6 @@ import pytest
 from flashactor import DType, SmArch
 from flashactor.cli.model_config import model_requests
 from flashactor.errors import FlashAttnError, RequestError, UnsupportedHeadDimError
-from flashactor.kernels.forward import forward_kernel
 from flashactor.kernels.select import IMPLEMENTATIONS, choose_kernels
 from flashactor.requests import Fa2FwdFp8Request, Fa2FwdRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.types import MaskKind, PositionBias
@@ -316,7 +315,7 @@ def test_latent_attention_has_heads_of_two_sizes(requests_of):
     found = requests_of({**deepseek, "v_head_dim": 128})
     assert masks(found) == [CAUSAL]
     assert {(request.head_dim, request.head_dim_v, request.gqa_ratio) for request in found} == {(192, 128, 1)}
-    (head_dims,) = {forward_kernel(request, SmArch.SM90A).head_dims for request in found}
+    (head_dims,) = {choose_kernels(request, SmArch.SM90A)[0].head_dims for request in found}
     assert head_dims == (192, 128)
     with pytest.raises(RequestError, match="v_head_dim: got no such field"):
         requests_of(deepseek)

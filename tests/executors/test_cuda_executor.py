@@ -38,12 +38,14 @@ from flashactor.errors import (
 )
 from flashactor.executors.cuda import DEFAULT_SHARED_BYTES
 from flashactor.kernels.plan import plan
+from flashactor.kernels.sm90_forward import SM90
 
 
 def test_the_calls_come_in_order_and_carry_the_plan(driver, executor):
     a_request = request()
-    (step,) = plan(a_request, SmArch.SM90A, a_request.arrays(), 0).launches
+    (step,) = plan(a_request, SmArch.SM90A, SM90, a_request.arrays(), 0).launches
     assert step.shared_bytes > DEFAULT_SHARED_BYTES
+    assert [each.address for each in step.tensor_maps] == [1 << 20, 1 << 20, 1 << 20, OUT]
     answer = submit(executor, a_request)
     driver.event(0).complete()
     assert answer.outcome.error is None

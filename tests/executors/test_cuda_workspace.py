@@ -23,8 +23,10 @@ from flashactor import Fa2FwdRequest, FlashAttnError, MaskKind, SmArch, workspac
 from flashactor.errors import LaunchError, MissingOperandsError, OperandError, RequestError
 from flashactor.executors.operands import workspace_view
 from flashactor.kernels.combine import CombineSpec
-from flashactor.kernels.params import COMBINE_PARAMS, FWD_PARAMS
+from flashactor.kernels.params import COMBINE_PARAMS
 from flashactor.kernels.plan import plan
+from flashactor.kernels.sm90 import HOPPER_PARAMS
+from flashactor.kernels.sm90_forward import SM90
 
 SCRATCH = 18 << 28
 """Address of the workspace that requests bring along."""
@@ -79,14 +81,15 @@ def test_a_split_request_launches_its_kernels_in_order_and_records_one_event(dri
     answer = submit(executor, a_request)
     driver.event(0).complete()
     assert answer.outcome.error is None
-    main, combine = plan(a_request, SmArch.SM90A, a_request.arrays(), SCRATCH).launches
+    main, combine = plan(a_request, SmArch.SM90A, SM90, a_request.arrays(), SCRATCH).launches
     assert isinstance(combine.spec, CombineSpec)
     assert driver.calls == [
         ("create_stream",),
-        ("load", b"cubin of flash_fwd_sm80", "flash_fwd_sm80"),
+        ("load", b"cubin of flash_fwd_sm90", "flash_fwd_sm90"),
         ("load", b"cubin of flash_combine", "flash_combine"),
         ("wait_for", "own stream", 0),
-        ("launch", "own stream", "kernel flash_fwd_sm80", main),
+        ("allow_shared_memory", "kernel flash_fwd_sm90", main.shared_bytes),
+        ("launch", "own stream", "kernel flash_fwd_sm90", main),
         ("launch", "own stream", "kernel flash_combine", combine),
         ("record", "own stream"),
     ]
@@ -151,9 +154,9 @@ def test_without_a_workspace_one_is_allocated_of_just_the_size(driver, executor,
     assert answer.outcome.error is None
     assert allocated == [((NEEDED,), "uint8")]
     (_, _, main), (_, _, combine) = driver.named("launch")
-    assert field(main.params, FWD_PARAMS, "partial_out") == 19 << 28
+    assert field(main.params, HOPPER_PARAMS, "partial_out") == 19 << 28
     assert field(combine.params, COMBINE_PARAMS, "partial_out") == 19 << 28
-    lse = field(main.params, FWD_PARAMS, "partial_lse")
+    lse = field(main.params, HOPPER_PARAMS, "partial_lse")
     assert lse == field(combine.params, COMBINE_PARAMS, "partial_lse")
     assert 19 << 28 < lse < (19 << 28) + NEEDED
 

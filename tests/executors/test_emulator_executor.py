@@ -10,9 +10,11 @@ import torch
 from flashactor import (
     DType,
     Fa2FwdRequest,
+    Fa3FwdRequest,
     FlashAttnActor,
     FlashAttnMsg,
     MaskKind,
+    PersistentMode,
     SmArch,
     VarlenFwdRequest,
     reference,
@@ -148,7 +150,7 @@ def test_a_fault_of_the_kernel_is_the_answer_and_names_its_lines(monkeypatch):
         at = caught.value.at
         assert at.kernel == "flash_fwd_sm80"
         assert at.cuda_line is not None
-        assert re.fullmatch(r"sm80/ptx.cuh\(\d+\)( in sm80/\w+.cuh?\(\d+\))+", at.cuda_line)
+        assert re.fullmatch(r"\w+/\w+.cuh\(\d+\)( in sm80/\w+.cuh?\(\d+\))+", at.cuda_line)
         assert at.block is not None
         assert at.thread is not None
         monkeypatch.undo()
@@ -182,3 +184,19 @@ def test_a_sequence_may_be_shorter_than_its_array(actor):
     np.testing.assert_allclose(reply.lse[:, :60], lse, atol=1e-4)
     assert (reply.out[11:20] == 0).all()
     assert (reply.out[60:] == 7).all()  # rows of no sequence
+
+
+@pytest.mark.parametrize("persistent", [PersistentMode.grid(), PersistentMode.persistent(1)], ids=str)
+def test_a_request_of_the_hopper_generation_runs_by_tma_and_wgmma(actor, monkeypatch, persistent):
+    launched = []
+
+    def ptx(spec):
+        launched.append(spec.label)
+        return kernel_ptx(spec)
+
+    monkeypatch.setattr(executor_module, "kernel_ptx", ptx)
+    q, k, v = arrays(heads=2)
+    request = Fa3FwdRequest.from_arrays(q, k, v, mask=MaskKind.causal(), persistent=persistent)
+    expect(actor.ask(FlashAttnMsg.forward(request)).result(60), q, k, v, causal=True)
+    assert all(label.startswith("sm90_wgmma.fwd.f16.d64.plain") for label in launched)
+    assert launched
