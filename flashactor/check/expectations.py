@@ -5,40 +5,14 @@ The opcodes are those that NVRTC 13.5 emits for sm_80 to sm_120a. A pattern matc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from flashactor.check.expectation import Expectation, none
+from flashactor.check.hopper_expectations import hopper_rows
 from flashactor.kernels.append import AppendSpec, Pairs
 from flashactor.kernels.backward_spec import DkdvSpec
 from flashactor.kernels.sm80_fp8 import Fp8ForwardSpec
+from flashactor.kernels.sm90 import HopperSpec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import DType
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """A row of the table.
-
-    Attributes:
-        what: what people call it.
-        pattern: regular expression of whole opcodes.
-        reason: why such an instruction must be there, or why there must not be more.
-        most: how many there may be; None where there must be at least one.
-    """
-
-    what: str
-    pattern: str
-    reason: str
-    most: int | None = None
-
-    @property
-    def present(self) -> bool:
-        """Whether there must be such an instruction."""
-        return self.most is None
-
-
-def _none(what: str, pattern: str, reason: str) -> Expectation:
-    return Expectation(what, pattern, reason, most=0)
-
 
 _TILES = (
     Expectation("ldmatrix", r"LDSM\.16\.M88\.4", "fragments of a product, four 8x8 matrices a load"),
@@ -61,13 +35,13 @@ _PRODUCTS = {
     # sm_100a and sm_120a, too, run mma.sync as HMMA.
     DType.BF16: (
         Expectation("products", r"HMMA\.16816\.F32\.BF16", "mma.sync m16n8k16 of bf16 with sums in f32"),
-        _none(
+        none(
             "other products", r"HMMA\.(?!16816\.F32\.BF16$).*", "smaller at half the rate, or of another type"
         ),
     ),
     DType.F16: (
         Expectation("products", r"HMMA\.16816\.F32", "mma.sync m16n8k16 of f16 with sums in f32"),
-        _none(
+        none(
             "other products",
             r"HMMA\.(?!16816\.F32$).*",
             "smaller at half the rate, of another type or sum",
@@ -82,27 +56,27 @@ _ROUNDING = {
         Expectation("packed rounding", r"F2FP\.(F16\.F32\.)?PACK_AB", "results become f16 two at a time"),
     ),
 }
-_NO_PRODUCTS = (_none("any products", r"[HQ]MMA\..*", "a kernel that moves memory multiplies no matrices"),)
+_NO_PRODUCTS = (none("any products", r"[HQ]MMA\..*", "a kernel that moves memory multiplies no matrices"),)
 _ATOMICS = r"(RED|REDG|ATOM|ATOMG|ATOMS)(\..*)?"
 _ADDS = (Expectation("atomics", _ATOMICS, "dq is summed by all blocks of keys"),)
-_NO_ATOMICS = (_none("atomics", _ATOMICS, "sums in no fixed order: equal inputs would give other bits"),)
+_NO_ATOMICS = (none("atomics", _ATOMICS, "sums in no fixed order: equal inputs would give other bits"),)
 
 _EVERY_KERNEL = (
-    _none("cp.async.ca", r"LDGSTS\.(?!E\.BYPASS).*", "it fills L1 with tiles that no one reads from there"),
-    _none("local memory", r"(LDL|STL)(\..*)?", "a value left the registers: a spill, or an indexed array"),
-    _none(
+    none("cp.async.ca", r"LDGSTS\.(?!E\.BYPASS).*", "it fills L1 with tiles that no one reads from there"),
+    none("local memory", r"(LDL|STL)(\..*)?", "a value left the registers: a spill, or an indexed array"),
+    none(
         "64-bit floats",
         r"D(ADD|MUL|FMA|SETP|MNMX|MMA)(\..*)?|.*\.F64(\..*)?|MUFU\..*64H",
         "a constant without its f; down to 1/64 of the rate of f32",
     ),
-    _none("generic addresses", r"(LD|ST|QSPC)(\..*)?", "the compiler lost track of shared or global memory"),
-    _none("traps", r"BPT(\..*)?", "an assertion or a __trap() from debugging"),
+    none("generic addresses", r"(LD|ST|QSPC)(\..*)?", "the compiler lost track of shared or global memory"),
+    none("traps", r"BPT(\..*)?", "an assertion or a __trap() from debugging"),
 )
 
 _ATTENTION = (*_TILES, *_SOFTMAX)
 _FP8_PRODUCTS = (
     Expectation("products", r"QMMA\.16832\..*|HMMA\.16816\.F32", "mma.sync m16n8k32 of fp8 with sums in f32"),
-    _none("other products", r"HMMA\.(?!16816\.F32$).*", "elsewhere than on sm_89 and sm_120 they are of f16"),
+    none("other products", r"HMMA\.(?!16816\.F32$).*", "elsewhere than on sm_89 and sm_120 they are of f16"),
 )
 _FP8_ROUNDING = (
     Expectation("fp8 rounding", r"F2FP\.SATFINITE\.E4M3\..*", "P becomes e4m3, saturated"),
@@ -144,6 +118,14 @@ def expectations(spec: KernelSpec) -> tuple[Expectation, ...]:
     Raises:
         KeyError: of a kind, or of a type, that has no rows.
     """
+    rows = list(hopper_rows(spec) if isinstance(spec, HopperSpec) else _rows_of_kind(spec))
+    rows += _ADDS if isinstance(spec, DkdvSpec) and spec.adds_dq else _NO_ATOMICS
+    one = _ONE_SUBROUTINE.get(spec.kind)
+    rows.append(Expectation("subroutines", _SUBROUTINES, one or _NO_SUBROUTINE, most=1 if one else 0))
+    return (*rows, *_EVERY_KERNEL)
+
+
+def _rows_of_kind(spec: KernelSpec) -> list[Expectation]:
     rows = list(_KINDS[spec.kind])
     if spec.kind in _MULTIPLY:
         rows += _PRODUCTS[spec.dtype]
@@ -154,7 +136,4 @@ def expectations(spec: KernelSpec) -> tuple[Expectation, ...]:
     if isinstance(spec, AppendSpec):
         rows += _WIDE_STORES if spec.fp8 is None else _BYTES
         rows += () if spec.pairs is Pairs.NONE else _ROUNDING[spec.dtype]
-    rows += _ADDS if isinstance(spec, DkdvSpec) and spec.adds_dq else _NO_ATOMICS
-    one = _ONE_SUBROUTINE.get(spec.kind)
-    rows.append(Expectation("subroutines", _SUBROUTINES, one or _NO_SUBROUTINE, most=1 if one else 0))
-    return (*rows, *_EVERY_KERNEL)
+    return rows

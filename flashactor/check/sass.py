@@ -11,7 +11,8 @@ from flashactor.errors import CompileError
 # -c: only code. -ndf: no data-flow analysis, which only names targets of indirect branches, and takes time.
 _DISASSEMBLE = ("-c", "-ndf")
 _SECTION = re.compile(r"^\s*\.section\s+\.text\.([\w$.]+),")
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?(?P<opcode>[A-Z][\w.]*)")
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?(?P<opcode>[A-Z][\w.]*)(?P<operands>[^;]*)")
+_IMMEDIATE = re.compile(r"\b0x[0-9a-f]+$")
 _USAGE = re.compile(
     r"Function (?P<entry>[^\s:]+):\s+REG:(?P<registers>\d+) STACK:(?P<stack>\d+) "
     r"SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
@@ -25,7 +26,8 @@ class Sass:
     Attributes:
         name: its symbol.
         opcodes: the instructions in order, with modifiers and without predicates and operands, such as
-            ``HMMA.16816.F32.BF16``.
+            ``HMMA.16816.F32.BF16``. Only setmaxnreg keeps its operand, registers of a thread:
+            ``USETMAXREG.DEALLOC.CTAPOOL(24)``.
     """
 
     name: str
@@ -64,10 +66,16 @@ def disassemble(cubin: bytes) -> tuple[Sass, ...]:
         if section := _SECTION.match(line):
             opcodes = functions.setdefault(section[1], [])
         elif opcodes is not None and (instruction := _INSTRUCTION.match(line)):
-            opcodes.append(instruction["opcode"])
+            opcodes.append(_opcode(instruction["opcode"], instruction["operands"].strip()))
     if not any(functions.values()):
         raise _nothing_in("nvdisasm", "instruction")
     return tuple(Sass(name, tuple(opcodes)) for name, opcodes in functions.items())
+
+
+def _opcode(opcode: str, operands: str) -> str:
+    if opcode.startswith("USETMAXREG") and (registers := _IMMEDIATE.search(operands)):
+        return f"{opcode}({int(registers[0], 16)})"
+    return opcode
 
 
 def resource_usage(cubin: bytes) -> tuple[ResourceUsage, ...]:

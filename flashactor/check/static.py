@@ -6,10 +6,12 @@ import re
 from collections import Counter
 
 from flashactor.cache import CachedKernel, CubinRecord
-from flashactor.check.expectations import Expectation, expectations
+from flashactor.check.expectation import Expectation
+from flashactor.check.expectations import expectations
 from flashactor.check.findings import Finding
 from flashactor.check.sass import ResourceUsage, Sass, disassemble, resource_usage
 from flashactor.kernels.sm80 import SHARED_BYTES_PER_BLOCK
+from flashactor.kernels.sm90 import HopperSpec
 from flashactor.kernels.spec import KernelSpec
 from flashactor.types import SmArch
 
@@ -32,10 +34,12 @@ def static_findings(spec: KernelSpec, kernel: CachedKernel) -> tuple[Finding, ..
         DeviceUnavailableError: a tool that reads cubins is not there.
         CompileError: a tool does not read this cubin.
     """
+    code = disassemble(kernel.cubin)
     return (
         *record_findings(spec, kernel.record),
         usage_finding(spec, kernel.record, resource_usage(kernel.cubin)),
-        *sass_findings(spec, disassemble(kernel.cubin)),
+        *sass_findings(spec, code),
+        *split_findings(spec, kernel.record, code),
     )
 
 
@@ -70,8 +74,34 @@ def sass_findings(spec: KernelSpec, functions: tuple[Sass, ...]) -> tuple[Findin
     )
 
 
+def split_findings(spec: KernelSpec, record: CubinRecord, functions: tuple[Sass, ...]) -> tuple[Finding, ...]:
+    """Where warpgroups share registers out anew: whether what one gives back is enough for the others.
+
+    A claim waits until there are so many; where there never are, the kernel hangs.
+    """
+    if not isinstance(spec, HopperSpec) or spec.consumers == 1:
+        return ()
+    text = " ".join(opcode for function in functions for opcode in function.opcodes)
+    released, claimed = (
+        max(map(int, re.findall(rf"USETMAXREG\.{what}\S*\((\d+)\)", text)), default=0)
+        for what in ("DEALLOC", "TRY_ALLOC")
+    )
+    groups = spec.consumers + 1
+    wanted, launched = released + spec.consumers * claimed, groups * _allocated(record)
+    detail = (
+        f"{released} and {spec.consumers} x {claimed} registers, of {groups} x {_allocated(record)} that a "
+        f"thread of each warpgroup begins with"
+    )
+    return (Finding("register split", 0 < released < _allocated(record) and wanted <= launched, detail),)
+
+
+def _allocated(record: CubinRecord) -> int:
+    """Registers that a thread gets."""
+    return -(-record.registers // REGISTER_GRANULARITY) * REGISTER_GRANULARITY
+
+
 def _registers(spec: KernelSpec, record: CubinRecord) -> Finding:
-    allocated = -(-record.registers // REGISTER_GRANULARITY) * REGISTER_GRANULARITY * spec.threads
+    allocated = _allocated(record) * spec.threads
     ok = 0 < record.registers <= MAX_REGISTERS and allocated <= REGISTERS_PER_SM
     detail = (
         f"{record.registers} registers, {allocated} for {spec.threads} threads; at most {MAX_REGISTERS} and "

@@ -10,6 +10,8 @@ from flashactor.kernels.backward_spec import backward_specs
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import MergeSpec, merge_spec
+from flashactor.kernels.sm90 import hopper_spec
+from flashactor.kernels.sm90_fp8 import hopper_fp8_spec
 from flashactor.kernels.spec import Scores
 from flashactor.types import DType, SmArch
 
@@ -51,9 +53,24 @@ extern "C" __global__ void small(float* x) { x[0] = f(x[0]) + f(x[1]); }""",
 
 
 ANY_PRODUCT = SOURCES["other products"]
-FORBIDDEN = {**SOURCES, "any products": ANY_PRODUCT}
+ON_HOPPER = {
+    "other products": ANY_PRODUCT,
+    "cp.async": SOURCES["cp.async.ca"].replace("cp.async.ca", "cp.async.cg"),
+    "setmaxnreg": """extern "C" __global__ void __launch_bounds__(384, 1) small(float* x) {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+  x[threadIdx.x] = 1;
+}""",
+}
+FORBIDDEN = {**SOURCES, **ON_HOPPER, "any products": ANY_PRODUCT}
 """Kernels that break each row that forbids."""
 
+HOPPER = (
+    hopper_spec(DType.BF16, 64),
+    hopper_spec(DType.F16, 128, full=True),
+    hopper_spec(DType.BF16, 64, decode=True),
+    hopper_fp8_spec(64, v_dtype=DType.F8E5M2),
+)
+"""Of three consumers, of two and of one; and of fp8."""
 BACKWARD = backward_specs(SmArch.SM80, DType.BF16, 64, 64, Scores.PLAIN, deterministic=False).all
 OTHERS = (
     combine_spec(SmArch.SM80, DType.BF16),
@@ -62,8 +79,9 @@ OTHERS = (
     append_specs(SmArch.SM80)[10],
     *BACKWARD,
     backward_specs(SmArch.SM80, DType.F16, 64, 64, Scores.PLAIN, deterministic=True).dq,
+    *HOPPER,
 )
-"""One kernel of every kind but fwd."""
+"""One kernel of every kind but fwd of sm80_mma."""
 
 
 @pytest.mark.parametrize("arch", [SmArch.SM80, SmArch.SM90A, SmArch.SM120], ids=lambda arch: arch.target)
@@ -83,6 +101,15 @@ def test_a_kernel_that_moves_memory_multiplies_no_matrices(small_cubin, code_of)
     (small,) = disassemble(small_cubin(PRELUDE + ANY_PRODUCT))
     mixed = Sass(spec.entry, code[0].opcodes + small.opcodes)
     assert [f.check for f in sass_findings(spec, (mixed,)) if not f.ok] == ["any products"]
+
+
+@pytest.mark.parametrize("what", ON_HOPPER)
+def test_what_other_kernels_may_do_and_wgmma_kernels_must_not_is_found(what, small_cubin, code_of):
+    for spec in HOPPER:
+        _, code = code_of(spec)
+        (small,) = disassemble(small_cubin(PRELUDE + ON_HOPPER[what], SmArch.SM90A))
+        mixed = Sass(spec.entry, code[0].opcodes + small.opcodes)
+        assert [f.check for f in sass_findings(spec, (mixed,)) if not f.ok] == [what]
 
 
 def test_every_row_that_forbids_has_a_kernel_here():
@@ -121,6 +148,17 @@ def test_a_second_subroutine_is_one_too_many(code_of):
     assert failed.detail.startswith("2 RET.REL.NODEC; expected 1: one, of the division")
 
 
+def test_a_kernel_claims_the_registers_of_its_own_split_and_no_others(code_of):
+    three, two = HOPPER[:2]
+    for spec, other in ((three, two), (two, three)):
+        _, (code,) = code_of(spec)
+        _, (wrong,) = code_of(other)
+        splits = [opcode for opcode in wrong.opcodes if opcode.startswith("USETMAXREG")]
+        kept = [opcode for opcode in code.opcodes if not opcode.startswith("USETMAXREG")]
+        failed = [f.check for f in sass_findings(spec, (Sass(spec.entry, (*kept, *splits)),)) if not f.ok]
+        assert failed == ["setmaxnreg.dec", "setmaxnreg.inc", "setmaxnreg"]
+
+
 def test_the_products_of_the_other_type_are_no_substitute(real):
     f16, bf16 = real(DType.F16), real(DType.BF16)
     for (spec, _, _), (_, _, code) in ((f16, bf16), (bf16, f16)):
@@ -151,7 +189,7 @@ def test_a_kind_without_rows_is_not_taken_for_checked(real):
 
 
 def test_every_row_has_a_reason_and_a_name_of_its_own():
-    for spec in all_specs(SmArch.SM80):
+    for spec in (*all_specs(SmArch.SM80), *all_specs(SmArch.SM90A)):
         rows = expectations(spec)
         assert len({row.what for row in rows}) == len(rows)
         assert all(row.reason for row in rows)

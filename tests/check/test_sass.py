@@ -49,6 +49,17 @@ def test_every_function_is_read(small_cubin):
     assert {usage.name for usage in resource_usage(cubin)} == {"small", "second"}
 
 
+def test_setmaxnreg_keeps_its_registers(small_cubin):
+    source = """extern "C" __global__ void __launch_bounds__(384, 1) small(float* x) {
+  if (threadIdx.x < 128) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+  else asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+  x[threadIdx.x] = 1;
+}"""
+    (code,) = disassemble(small_cubin(source, SmArch.SM90A))
+    found = {opcode for opcode in code.opcodes if opcode.startswith("USETMAXREG")}
+    assert found == {"USETMAXREG.DEALLOC.CTAPOOL(24)", "USETMAXREG.TRY_ALLOC.CTAPOOL(240)"}
+
+
 def test_a_predicate_is_no_opcode(small_cubin):
     branch = 'extern "C" __global__ void small(float* x) { if (x[0] > 0) x[1] = 2; }'
     (code,) = disassemble(small_cubin(branch))

@@ -1,5 +1,7 @@
 """The checks of a kernel's figures, each with figures that fail it."""
 
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,8 +9,16 @@ from small_kernel import SmallSpec, write_sources
 
 from flashactor.cache import CubinCache
 from flashactor.check.sass import Sass, resource_usage
-from flashactor.check.static import record_findings, sass_findings, static_findings, usage_finding
+from flashactor.check.static import (
+    record_findings,
+    sass_findings,
+    split_findings,
+    static_findings,
+    usage_finding,
+)
+from flashactor.compiler.source import sources_root
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.sm90 import hopper_spec
 from flashactor.types import DType, SmArch
 
 SHARED = forward_spec(SmArch.SM80, DType.BF16, 64).shared_bytes
@@ -98,6 +108,57 @@ def test_a_kernel_that_spills_fails_in_every_way_that_shows_it(real, tmp_path):
     found = failed(static_findings(spec, crowded))
     assert {"spills", "stack", "local memory", "one function", "products"} <= set(found)
     assert not {"registers", "shared memory", "traps"} & set(found)
+
+
+HOPPER = hopper_spec(DType.BF16, 64)
+
+
+@pytest.mark.parametrize(
+    ("registers", "released", "claimed", "ok"),
+    [
+        (128, 32, 160, True),
+        (121, 32, 160, True),  # allocated as 128
+        (120, 32, 160, False),
+        (128, 40, 160, False),
+        (128, 24, 160, True),
+        (128, 32, 168, False),
+        (128, 0, 160, False),
+        (128, 128, 128, False),
+    ],
+)
+def test_registers_that_are_claimed_must_have_been_given_back(real, registers, released, claimed, ok):
+    _, kernel, _ = real(DType.BF16)
+    opcodes = [f"USETMAXREG.TRY_ALLOC.CTAPOOL({claimed})"]
+    if released:
+        opcodes.append(f"USETMAXREG.DEALLOC.CTAPOOL({released})")
+    record = replace(kernel.record, registers=registers)
+    (found,) = split_findings(HOPPER, record, (Sass(HOPPER.entry, tuple(opcodes)),))
+    assert found.check == "register split"
+    assert found.ok is ok
+    assert f"3 x {claimed} registers" in found.detail
+
+
+def test_only_a_block_that_shares_registers_out_anew_has_a_split(real):
+    spec, kernel, code = real(DType.BF16)
+    assert split_findings(spec, kernel.record, code) == ()
+    assert split_findings(hopper_spec(DType.BF16, 64, decode=True), kernel.record, code) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("wgmma_wait<1>();", ""), ("__forceinline__ void attend", "__noinline__ void attend")],
+    ids=["scores read in flight", "call"],
+)
+def test_products_that_ptxas_serialises_fail(old, new, tmp_path):
+    root = shutil.copytree(sources_root(), tmp_path / "kernels")
+    file = root / "sm90" / "fwd_attend.cuh"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    kernel = CubinCache(tmp_path / "cache", root=root).get_or_compile(HOPPER)
+    findings = {finding.check: finding for finding in record_findings(HOPPER, kernel.record)}
+    assert not findings["compiler's log"].ok
+    assert re.search(r"\(C75(08|1[0479])\)", findings["compiler's log"].detail)
 
 
 def test_every_finding_says_what_was_found(real, dtype):
