@@ -15,8 +15,8 @@ MAX_GRID_X = 2**31 - 1
 class TensorMap:
     """What a kernel reads or writes by TMA: a tensor, and the box that one copy moves.
 
-    Each executor encodes it in its own way (``KernelLaunch.parameter``). In shared memory boxes have the 128-byte
-    swizzle, and what lies outside of the tensor reads as zeros.
+    Each executor encodes it in its own way (``KernelLaunch.parameter``). In shared memory boxes have the
+    128-byte swizzle, and what lies outside of the tensor reads as zeros.
 
     Attributes:
         address: of the tensor, a multiple of 16.
@@ -77,6 +77,16 @@ def launch(
     Raises:
         LaunchError: more blocks than a grid can have.
     """
+    check_blocks(spec, blocks)
+    return KernelLaunch(spec, (blocks, 1, 1), (spec.threads, 1, 1), spec.shared_bytes, params, tensor_maps)
+
+
+def check_blocks(spec: KernelSpec, blocks: int) -> None:
+    """Require a number of blocks, or of tiles that fewer blocks walk over, that kernels can count.
+
+    Raises:
+        LaunchError: more than a grid can have.
+    """
     if blocks > MAX_GRID_X:
         raise LaunchError(
             field="grid",
@@ -84,4 +94,3 @@ def launch(
             expected=f"at most {MAX_GRID_X}",
             remedy="split the batch over several requests",
         )
-    return KernelLaunch(spec, (blocks, 1, 1), (spec.threads, 1, 1), spec.shared_bytes, params, tensor_maps)

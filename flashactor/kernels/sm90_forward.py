@@ -5,7 +5,7 @@ from __future__ import annotations
 from flashactor.arrays import ArrayView
 from flashactor.kernels.backward import BackwardRequest
 from flashactor.kernels.forward import ForwardFamily, ForwardShape, Keys, count_splits
-from flashactor.kernels.launch import KernelLaunch, TensorMap, launch
+from flashactor.kernels.launch import KernelLaunch, TensorMap, check_blocks, launch
 from flashactor.kernels.params import Value
 from flashactor.kernels.problem import Arrays, Extent, scores_of
 from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, SLAB_BYTES, HopperSpec, hopper_spec
@@ -79,6 +79,7 @@ def _launch(
 ) -> KernelLaunch:
     assert isinstance(shape.spec, HopperSpec)
     spec, pack = shape.spec, shape.pack
+    check_blocks(spec, shape.tiles)
     rows = consumer_rows(pack)
     box_rows = _box_rows(spec.tile.n, keys)
     values |= {
