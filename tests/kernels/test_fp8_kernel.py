@@ -220,11 +220,12 @@ def test_no_bank_conflicts(head_dim, seqlen_q):
         assert line.space == "global" or line.transactions == line.ideal
 
 
-def test_fa3_requests_take_the_same_kernels():
-    request = dense(20, 100, request_type=Fa3FwdFp8Request)
+def test_fa3_requests_with_keys_in_e5m2_take_the_same_kernels():
+    request = dense(20, 100, request_type=Fa3FwdFp8Request, types=(E5M2, E4M3))
     chosen = explain(request).chosen
     assert chosen.implementation == "sm80_mma"
     assert [spec.label.split(".")[1:3] for spec in chosen.kernels] == [["fwd_fp8", "e4m3"]]
+    assert chosen.kernels[0].k_dtype is DType.F8E5M2
     run(request, SmArch.SM90A)
 
 
