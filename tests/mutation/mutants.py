@@ -6,11 +6,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from planted import COMPILE, CONFLICTS, DISAGREE, LAUNCH, Fault
+from planted import COMPILE, CONFLICTS, DISAGREE, LAUNCH, SPILLS, Fault
 
+from flashactor.cache import CubinCache
 from flashactor.check.case import Case
 from flashactor.check.cases import cases_of
 from flashactor.check.emulated import check_case, check_memory_access
+from flashactor.check.static import record_findings
 from flashactor.compiler.nvrtc import compile_ptx
 from flashactor.compiler.source import sources_root
 from flashactor.errors import CompileError, LaunchError
@@ -44,6 +46,8 @@ def plant(fault: Fault, folder: Path) -> Path:
 def outcome(fault: Fault, folder: Path) -> Caught:
     """What catches the fault; one that does not compile is an error unless the compiler is to catch it."""
     root = plant(fault, folder)
+    if fault.caught == SPILLS:
+        return _compiled(fault, folder / "cubins", root)
     try:
         ptx = compile_ptx(fault.spec, root=root, line_info=True)
     except CompileError as error:
@@ -51,6 +55,13 @@ def outcome(fault: Fault, folder: Path) -> Caught:
             raise
         return Caught(COMPILE, str(error))
     return judged(fault, ptx)
+
+
+def _compiled(fault: Fault, cache: Path, root: Path) -> Caught:
+    """What ptxas says of a kernel that is not to be run."""
+    record = CubinCache(cache, root=root).get_or_compile(fault.spec).record
+    failed = [finding for finding in record_findings(fault.spec, record) if not finding.ok]
+    return Caught(failed[0].check, failed[0].detail) if failed else Caught("")
 
 
 def case_of(fault: Fault) -> Case:

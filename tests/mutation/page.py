@@ -9,6 +9,10 @@ from pathlib import Path
 
 from backward_faults import BACKWARD_FAULTS
 from cache_faults import CACHE_FAULTS
+from hopper_fp8_faults import HOPPER_FP8_FAULTS
+from hopper_order_faults import HOPPER_ORDER_FAULTS
+from hopper_output_faults import HOPPER_OUTPUT_FAULTS
+from hopper_tile_faults import HOPPER_TILE_FAULTS
 from memory_faults import MEMORY_FAULTS
 from not_caught import NOT_CAUGHT
 from number_faults import NUMBER_FAULTS
@@ -16,7 +20,7 @@ from planted import Fault
 from score_faults import SCORE_AND_FP8_FAULTS
 from sharing_faults import SHARING_FAULTS
 
-FAULTS = (
+MMA_FAULTS = (
     *MEMORY_FAULTS,
     *NUMBER_FAULTS,
     *SHARING_FAULTS,
@@ -24,6 +28,8 @@ FAULTS = (
     *SCORE_AND_FP8_FAULTS,
     *BACKWARD_FAULTS,
 )
+HOPPER_FAULTS = (*HOPPER_ORDER_FAULTS, *HOPPER_TILE_FAULTS, *HOPPER_OUTPUT_FAULTS, *HOPPER_FP8_FAULTS)
+FAULTS = (*MMA_FAULTS, *HOPPER_FAULTS)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "mutations.md"
 
 

@@ -15,13 +15,16 @@ from flashactor.kernels.combine import combine_spec
 from flashactor.kernels.merge import merge_spec
 from flashactor.kernels.sm80 import ForwardSpec, forward_spec
 from flashactor.kernels.sm80_fp8 import fp8_forward_spec
+from flashactor.kernels.sm90 import hopper_spec
+from flashactor.kernels.sm90_fp8 import hopper_fp8_spec
 from flashactor.kernels.spec import KernelSpec, Scores
 from flashactor.types import DType, SmArch
 
 RACE, UNWRITTEN, ACCESS = "DataRaceError", "UninitializedReadError", "MemoryAccessError"
-DIVERGENCE, DEADLOCK = "DivergenceError", "DeadlockError"
+DIVERGENCE, DEADLOCK, BARRIER = "DivergenceError", "DeadlockError", "BarrierError"
 ASYNC, LAUNCH, COMPILE = "AsyncHazardError", "LaunchError", "CompileError"
 CONFLICTS, DISAGREE = "bank conflicts", "schedules disagree"
+SPILLS = "spills"
 OUT, LSE, K_CACHE, V_CACHE = "wrong out", "wrong lse", "wrong k_cache", "wrong v_cache"
 DQ, DK, DV = "wrong dq", "wrong dk", "wrong dv"
 DSINK, DSLOPES = "wrong dsink_logits", "wrong dalibi_slopes"
@@ -88,6 +91,9 @@ DROPOUT = forward_spec(A80, F16, 64, scores=Scores.DROPOUT)
 FP8_KV = forward_spec(A80, B16, 64, fp8_kv=True, decode=True)
 FP8_KV_F16 = forward_spec(A80, F16, 64, fp8_kv=True, decode=True)
 FP8 = fp8_forward_spec(SmArch.SM89, 64, decode=True, v_dtype=DType.F8E5M2)
+HOPPER, HOPPER_WIDE = hopper_spec(B16, 64), hopper_spec(B16, 128)
+HOPPER_DECODE = hopper_spec(B16, 64, decode=True)
+HOPPER_FP8 = hopper_fp8_spec(64, v_dtype=DType.F8E5M2, decode=True)
 COMBINE, MERGE = combine_spec(A80, B16), merge_spec(A80, F16)
 _APPEND = {(spec.dtype, spec.fp8, spec.pairs): spec for spec in append_specs(A80)}
 APPEND = _APPEND[F16, None, Pairs.NONE]
@@ -107,6 +113,9 @@ WINDOW, SINKS, AHEAD = "window", "window and sinks", "sinks ahead"
 MIXED, HEADS_FIRST, SMALLER, STEEP = "mixed strides", "heads first", "smaller heads", "steep softmax"
 PACKED, USED, SPLITS, FIXED = "packed", "used lengths", "splits", "fixed splits"
 BLOCKS, APPENDED = "several key blocks", "appended keys"
+PHASES, RESIDENT, ONE_RESIDENT = "phases", "resident blocks", "one resident block"
+ODD, SMALL_PAGES, PAGES_HND = "odd groups", "small pages", "pages, heads first"
+LARGE_PAGES, BLOCK_PAGES = "large pages", "pages as large as blocks"
 
 
 def at(file: str, old: str, new: str, times: int = 1) -> Edit:
@@ -144,6 +153,10 @@ WORK, SCORES = "common/fwd_work.cuh", "common/fwd_scores.cuh"
 OUTPUT, ROWS = "common/fwd_output.cuh", "common/packed_rows.cuh"
 MASK, SOFTMAX, SEQLEN = "common/mask.cuh", "common/softmax.cuh", "common/seqlen.cuh"
 MEMORY, TYPES, PHILOX = "common/memory.cuh", "common/types.cuh", "common/philox.cuh"
+HOPPER_KERNEL, ATTEND, LOAD = "sm90/fwd.cu", "sm90/fwd_attend.cuh", "sm90/fwd_load.cuh"
+CONFIG, RING, HOPPER_PTX = "sm90/fwd_config.cuh", "sm90/pipeline.cuh", "sm90/ptx.cuh"
+SLABS, TILE_STORE, TILE_ORDER = "sm90/tile.cuh", "sm90/fwd_store.cuh", "sm90/fwd_work.cuh"
+FP8_KERNEL, TRANSPOSE = "sm90/fwd_fp8.cu", "sm90/fwd_transpose.cuh"
 
 in_kernel, in_loop = partial(in_file, KERNEL), partial(in_file, LOOP)
 in_store, in_tile = partial(in_file, STORE), partial(in_file, TILE)
