@@ -142,10 +142,12 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       shared.k_ring.leave(k_at);
       k_at.advance();
       me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
-      // Here and not at the loop's beginning, because ptxas moves nothing across the branches of a wait:
-      // without one it has the softmax wait for P V.
+      // The next keys are waited for here, between the softmax and the wait for P V, and by a condition that
+      // needs all weights (their sums are never negative): a branch is what keeps ptxas from moving one behind
+      // the other, so that they do not overlap.
       pin(s[0]);
-      if (block > unit.first) shared.k_ring.wait_full(k_at);
+      const bool never = fminf(rows[0][0].sum, rows[0][1].sum) < 0.f;
+      if (block > unit.first || never) shared.k_ring.wait_full(k_at);
       Products::wait_pv(o, sums);
       if (begins) {
         shared.value_ring.wait_full(v_at);
