@@ -52,7 +52,8 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
         Shape(name="grouped heads", q=(m // 4 - 8,), k=(2 * n + 7,), heads=(4, 1), mask=mask),
         # A consumer's 64 rows hold nine queries of seven heads, and one row is left.
         Shape(name="odd groups", q=(m // 7,), k=(n + 3,), heads=(7, 1), mask=mask, learned_sinks=True),
-        Shape(name="pairs of odd groups", q=(m // 3 - 9,), k=(n - 5,), heads=(6, 2), mask=mask),
+        # The next tile begins behind the rows that are used.
+        Shape(name="pairs of odd groups", q=(m // 3 + 9,), k=(n - 5,), heads=(6, 2), mask=mask),
         Shape(name="more heads than rows", q=(2,), k=(9,), heads=(96, 1), mask=mask),
         # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
         Shape(name="one key", q=(m + 1,), k=(1,), heads=(1, 1), page=0 if mask == FULL else 8, std=8.0),
@@ -92,11 +93,12 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
             name="smaller heads", q=(m - 7,), k=(2 * n - 3,), unused=24, unused_v=16, layouts=MIXED, mask=mask
         ),
         Shape(name="steep softmax", q=(m,), k=(2 * n + 1,), heads=(1, 1), mask=mask, std=4.0),
-        # Boxes of queries and of keys reach into the next sequence, whatever that holds.
+        # Boxes of queries and of keys reach into the next sequence, whatever that holds. A consumer's rows
+        # are all there behind another sequence.
         Shape(
             name="packed",
-            q=(few, 0, 20, 1, 5),
-            k=(n + 9, 7, 0, n - 1, 30),
+            q=(20, few, 0, 1, 5),
+            k=(0, n + 9, 7, n - 1, 30),
             heads=(1, 1),
             mask=mask,
             sink_tokens=0 if mask == FULL else 3,  # visible already, and not to rows before them
@@ -248,6 +250,8 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
             learned_sinks=True,
             page=64,
             heads_first=True,
+            unused=8,
+            unused_v=8,
         ),
         Shape(
             name="fixed splits",
