@@ -2,10 +2,10 @@
 
     make run          # or: python examples/run_sample.py
 
-The sample (examples/data) goes through as three requests: causal, bidirectional, and with grouped heads. What
-computes them is the real kernels, which NVRTC compiles here: on the GPU where there is one, else in the
-emulator, which runs their PTX on the host. They are compiled for every other architecture too. Outputs go to
-examples/output/.
+The sample (examples/data) goes through as four requests: causal, bidirectional, with grouped heads, and a few
+heads as FlashAttention-3 on Hopper. What computes them is the real kernels, which NVRTC compiles here: on the
+GPU where there is one, else in the emulator, which runs their PTX on the host. They are compiled for every
+other architecture too. Outputs go to examples/output/.
 """
 
 from __future__ import annotations
@@ -20,28 +20,44 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from flashactor import AttentionReply, Fa2FwdRequest, FlashAttnActor, FlashAttnMsg, MaskKind, SmArch, explain
+from flashactor import (
+    AttentionReply,
+    Fa2FwdRequest,
+    Fa3FwdRequest,
+    FlashAttnActor,
+    FlashAttnMsg,
+    MaskKind,
+    PersistentMode,
+    SmArch,
+    explain,
+)
 from flashactor.cache import CubinCache
-from flashactor.executors.cuda import device_count
+from flashactor.executors.cuda import device_arch, device_count
+from flashactor.requests import AttentionRequest
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "output"
 
 
-def requests() -> dict[str, Fa2FwdRequest]:
-    """The sample's three requests."""
+def requests() -> dict[str, AttentionRequest]:
+    """The sample's requests, as far as they can run here."""
     with np.load(HERE / "data" / "minilm_layer.npz") as sample:
         q, k, v = sample["q"], sample["k"], sample["v"]
     # Every third key/value head for three query heads each: a strided view, which no one copies.
     grouped_k, grouped_v = k[:, :, ::3], v[:, :, ::3]
-    return {
+    made: dict[str, AttentionRequest] = {
         "causal": Fa2FwdRequest.from_arrays(q, k, v, mask=MaskKind.causal()),
         "bidirectional": Fa2FwdRequest.from_arrays(q, k, v),
         "grouped": Fa2FwdRequest.from_arrays(q, grouped_k, grouped_v, mask=MaskKind.causal()),
     }
+    if not device_count() or device_arch().supports_fa3:
+        few = (x[:, :, ::4] for x in (q, k, v))
+        resident = PersistentMode.persistent(num_sms=2)  # blocks that walk over all tiles
+        made["hopper"] = Fa3FwdRequest.from_arrays(*few, mask=MaskKind.causal(), persistent=resident)
+    return made
 
 
-def exact(request: Fa2FwdRequest) -> NDArray[np.float64]:
+def exact(request: AttentionRequest) -> NDArray[np.float64]:
     """The textbook formula in float64, written apart from the reference so that it can disagree with it."""
     operands = request.require_operands()
     q, k, v = (view.to_numpy().astype(np.float64) for view in (operands.q, operands.k, operands.v))
@@ -56,17 +72,19 @@ def exact(request: Fa2FwdRequest) -> NDArray[np.float64]:
     return result
 
 
-async def compute(asked: dict[str, Fa2FwdRequest]) -> dict[str, AttentionReply]:
+async def compute(asked: dict[str, AttentionRequest]) -> dict[str, AttentionReply]:
     """The actor's replies, all requests in flight at once."""
     with FlashAttnActor.start(executor="cuda" if device_count() else "emulator") as actor:
         pending = {name: actor.ask(FlashAttnMsg.forward(request)) for name, request in asked.items()}
         return {name: await reply for name, reply in pending.items()}
 
 
-def kernel_rows(name: str, request: Fa2FwdRequest, cache: CubinCache) -> list[tuple[str, ...]]:
+def kernel_rows(name: str, request: AttentionRequest, cache: CubinCache) -> list[tuple[str, ...]]:
     """One row for each kernel on each architecture: the request's name there, compiled or from the cache."""
     rows: list[tuple[str, ...]] = []
     for arch in SmArch:
+        if isinstance(request, Fa3FwdRequest) and not arch.supports_fa3:
+            continue
         explanation = explain(request, arch)
         if not explanation.chosen.kernels:
             raise SystemExit(f"no kernel for {explanation.kernel_name} on {arch.target}")
@@ -77,6 +95,7 @@ def kernel_rows(name: str, request: Fa2FwdRequest, cache: CubinCache) -> list[tu
                     name,
                     arch.target,
                     explanation.kernel_name,
+                    explanation.chosen.implementation,
                     f"{explanation.key.stable_hash():016x}",
                     f"{len(kernel.cubin) / 1024:.1f} KiB",
                     f"{kernel.record.compile_seconds:.2f} s ({kernel.source})",
@@ -116,10 +135,10 @@ def main() -> None:
         saved |= {f"{name}_out": reply.out, f"{name}_lse": reply.lse}
     cache = CubinCache.from_settings()
     kernels = [row for name, request in asked.items() for row in kernel_rows(name, request, cache)]
-    columns = ("request", "architecture", "kernel name", "key", "cubin", "compiled in")
-    console.print(table("Kernels", columns, kernels))
-    columns = ("request", "kernel name", "output", "computed by", "time", "max error against float64")
-    console.print(table("Results", columns, results))
+    of_kernel = ("request", "architecture", "kernel name", "implementation", "key", "cubin", "compiled in")
+    console.print(table("Kernels", of_kernel, kernels))
+    of_result = ("request", "kernel name", "output", "computed by", "time", "max error against float64")
+    console.print(table("Results", of_result, results))
     OUTPUT.mkdir(exist_ok=True)
     np.savez(OUTPUT / "sample.npz", **saved)
     console.print(f"wrote {OUTPUT / 'sample.npz'} in {perf_counter() - start:.1f} s")

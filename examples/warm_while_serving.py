@@ -12,7 +12,7 @@ from flashactor.kernels.select import choose_kernels
 async def main() -> None:
     """Warm what two cells may take while the event loop serves others, asking for one kernel twice."""
     arch = SmArch.SM90A
-    requests = [Fa2FwdRequest(arch, DType.BF16, head_dim, mask=MaskKind.causal()) for head_dim in (32, 64)]
+    requests = [Fa2FwdRequest(arch, DType.BF16, head_dim, mask=MaskKind.causal()) for head_dim in (64, 96)]
     # A cell takes several kernels: for many queries, for few, and the one that merges splits.
     specs = list(dict.fromkeys(spec for request in requests for spec in choose_kernels(request, arch)))
     with tempfile.TemporaryDirectory() as folder, NvrtcActor(CubinCache(Path(folder))) as nvrtc:
