@@ -20,7 +20,9 @@ static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
 
 struct Products {
   static constexpr int kSteps = C::kTileN / 16;  // of P V
-  using Weights = u32[kSteps][4];
+  struct Weights {
+    u32 a[kSteps][4];
+  };
   struct Sums {};  // O alone
 
   // S = Q K^T, [64][TileN].
@@ -41,10 +43,10 @@ struct Products {
     for (int step = 0; step < kSteps; ++step) {
       const auto& left = p[0][2 * step];
       const auto& right = p[0][2 * step + 1];
-      weights[step][0] = pack<C::kBf16>(left[0], left[1]);
-      weights[step][1] = pack<C::kBf16>(left[2], left[3]);
-      weights[step][2] = pack<C::kBf16>(right[0], right[1]);
-      weights[step][3] = pack<C::kBf16>(right[2], right[3]);
+      weights.a[step][0] = pack<C::kBf16>(left[0], left[1]);
+      weights.a[step][1] = pack<C::kBf16>(left[2], left[3]);
+      weights.a[step][2] = pack<C::kBf16>(right[0], right[1]);
+      weights.a[step][3] = pack<C::kBf16>(right[2], right[3]);
     }
   }
 
@@ -54,7 +56,7 @@ struct Products {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      wgmma_registers<C::kProduct>(o[0], weights[step], C::TileV::along_rows(v, step), true);
+      wgmma_registers<C::kProduct>(o[0], weights.a[step], C::TileV::along_rows(v, step), true);
     }
     wgmma_commit();
   }

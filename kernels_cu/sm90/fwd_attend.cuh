@@ -149,6 +149,8 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       const bool never = fminf(rows[0][0].sum, rows[0][1].sum) < 0.f;
       if (block > unit.first || never) shared.k_ring.wait_full(k_at);
       Products::wait_pv(o, sums);
+      typename Products::Weights next;
+      Products::round(next, s);  // first of all, for the registers of S
       if (begins) {
         shared.value_ring.wait_full(v_at);
         if (!C::kFp8 && first_key + C::kTileN > unit.mask.seqlen_k) {
@@ -160,7 +162,7 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
         v_at.advance();
       }
       Products::rescale(o, sums, rescale);
-      Products::round(weights, s);
+      weights = next;
     }
     shared.value_ring.wait_full(v_at);
     Products::issue_pv(o, sums, weights, shared.values_of(v_at));

@@ -27,11 +27,14 @@ struct Products {
   static constexpr int kSteps = C::kTileN / 32;  // of P V
   static constexpr int kPieces = C::kHeadDimV / C::kPieceDims;
   static constexpr int kPieceTiles = C::kPieceDims / 8;
-  using Weights = u32[kSteps][4];
+  struct Weights {
+    u32 a[kSteps][4];
+  };
 
   // P V of one block, as many dims as registers hold beside O.
+  using Piece = float[kPieceTiles][4];
   struct Sums {
-    float piece[kPieceTiles][4];
+    Piece piece;
     float rescale[2];  // brings O up to the maxima of these weights
 
     __device__ __forceinline__ Sums() : rescale{0.f, 0.f} {}
@@ -57,32 +60,37 @@ struct Products {
         const auto& left = p[0][4 * step + i / 2 * 2];
         const auto& right = p[0][4 * step + i / 2 * 2 + 1];
         const int half = i % 2 * 2;
-        weights[step][i] = pack_e4m3(left[half], left[half + 1], right[half], right[half + 1]);
+        weights.a[step][i] = pack_e4m3(left[half], left[half + 1], right[half], right[half + 1]);
       }
   }
 
   static __device__ __forceinline__ void issue_pv(C::OutTile& o, Sums& sums, const Weights& weights, u32 v) {
-    issue_piece(sums, weights, v);
+    issue_piece(sums.piece, weights, v);
   }
   static __device__ __forceinline__ void wait_pv(C::OutTile&, Sums& sums) {
     wgmma_wait<0>();
     pin(sums.piece);
   }
-  // O = O * rescale + P V, [64][HeadDimV].
+  // O = O * rescale + P V, [64][HeadDimV]. While a piece is added, the next one is multiplied.
   static __device__ __forceinline__ void add_pv(C::OutTile& o, Sums& sums, const Weights& weights, u32 v) {
+    Piece other;
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      if (piece > 0) {
-        issue_piece(sums, weights, v + piece * C::kPieceDims * kSlabRowBytes);
-        wait_pv(o, sums);
-      }
+      Piece& sum = piece % 2 ? other : sums.piece;
+      Piece& next = piece % 2 ? sums.piece : other;
+      const bool last = piece == kPieces - 1;
+      if (!last) issue_piece(next, weights, v + (piece + 1) * C::kPieceDims * kSlabRowBytes);
 #pragma unroll
       for (int n = 0; n < kPieceTiles; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float& x = o[0][piece * kPieceTiles + n][e];
-          x = x * sums.rescale[e / 2] + sums.piece[n][e];
+          x = x * sums.rescale[e / 2] + sum[n][e];
         }
+      if (!last) {
+        wgmma_wait<0>();
+        pin(next);
+      }
     }
   }
   static __device__ __forceinline__ void rescale(C::OutTile& o, Sums& sums, const float (&factor)[2]) {
@@ -92,12 +100,12 @@ struct Products {
 
  private:
   // [64][PieceDims] = P V.
-  static __device__ __forceinline__ void issue_piece(Sums& sums, const Weights& weights, u32 v) {
-    pin(sums.piece);
+  static __device__ __forceinline__ void issue_piece(Piece& sum, const Weights& weights, u32 v) {
+    pin(sum);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      wgmma_registers<C::kPvProduct>(sums.piece, weights[step], C::TileVt::along_columns(v, step), step > 0);
+      wgmma_registers<C::kPvProduct>(sum, weights.a[step], C::TileVt::along_columns(v, step), step > 0);
     }
     wgmma_commit();
   }
