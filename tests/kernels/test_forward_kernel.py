@@ -16,7 +16,7 @@ from flashactor import (
 )
 from flashactor.executors.emulator import emulate, kernel_ptx
 from flashactor.executors.operands import with_outputs
-from flashactor.kernels.sm80_forward import SM80
+from flashactor.kernels.select import choose_family
 from flashactor.kernels.splits import MULTIPROCESSORS
 
 BF16 = ml_dtypes.bfloat16
@@ -26,9 +26,9 @@ SINKS = np.array([1.5, 3.0], np.float32)
 
 
 def compute(request, ptx=kernel_ptx):
-    """out and lse of a request, by the kernels."""
-    arrays = with_outputs(request, request.arrays())
-    emulate(request, SmArch.SM80, SM80, arrays, ptx=ptx)
+    """out and lse of a request, by the kernels of its architecture."""
+    arrays, arch = with_outputs(request, request.arrays()), request.arch or SmArch.SM80
+    emulate(request, arch, choose_family(request, arch), arrays, ptx=ptx)
     return arrays["out"].to_numpy(), arrays["lse"].to_numpy()
 
 
@@ -119,6 +119,21 @@ def short_splits(monkeypatch):
 @pytest.mark.parametrize("length", [(70, 300), (3, 300), (2, 60)], ids=str)
 @pytest.mark.parametrize("many", [dense, packed, paged, paged_packed], ids=lambda many: many.__name__)
 def test_a_sequence_has_the_same_bits_alone_and_in_any_company(many, length, options):
+    require_the_same_bits(many, length, options)
+
+
+@pytest.mark.usefixtures("short_splits")
+@pytest.mark.parametrize(
+    ("many", "length", "option"),
+    [(packed, (70, 300), "causal"), (paged_packed, (3, 300), "sinks"), (dense, (2, 60), "window")],
+    ids=lambda each: getattr(each, "__name__", str(each)),
+)
+def test_on_hopper_too(many, length, option):
+    require_the_same_bits(many, length, {**OPTIONS[option], "arch": SmArch.SM90A})
+
+
+def require_the_same_bits(many, length, options):
+    """Compute a sequence alone, first, last, beside longer ones."""
     target, *others = (sequence(*length, seed) for seed in range(3))
     options = {**INVARIANT, **options}
     (alone,) = many([target], **options)
@@ -204,12 +219,22 @@ def far(array, axis):
 @pytest.mark.parametrize("name", ["q", "k", "v", "out"])
 @pytest.mark.parametrize("axis", [0, 1, 2], ids=["batch", "row", "head"])
 def test_offsets_beyond_32_bits(name, axis):
+    require_far_offsets(name, axis)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("q", 2), ("k", 1), ("v", 0), ("out", 0)])
+def test_offsets_beyond_32_bits_on_hopper(name, axis):
+    require_far_offsets(name, axis, arch=SmArch.SM90A)
+
+
+def require_far_offsets(name, axis, **options):
+    """Compute with an array's parts far from each other, and near."""
     rng = np.random.default_rng(0)
     arrays = {x: rng.standard_normal((2, 2, 2, HEAD_DIM)).astype(BF16) for x in "qkv"}
     arrays["out"] = np.zeros((2, 2, 2, HEAD_DIM), BF16)
-    near = [x.copy() for x in compute(Fa2FwdRequest.from_arrays(**arrays))]
+    near = [x.copy() for x in compute(Fa2FwdRequest.from_arrays(**arrays, **options))]
     arrays[name] = far(arrays[name], axis)
-    assert same_bits(compute(Fa2FwdRequest.from_arrays(**arrays)), near)
+    assert same_bits(compute(Fa2FwdRequest.from_arrays(**arrays, **options)), near)
 
 
 def test_pages_beyond_32_bits():
