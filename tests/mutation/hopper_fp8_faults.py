@@ -111,11 +111,16 @@ FP8_SUMS = (
     ),
     in_products(
         "a block's products are not added to O",
-        "x = x * sums.rescale[e / 2] + sums.piece[n][e]",
-        "x = x * sums.rescale[e / 2]",
+        "x = x * sums.rescale[e / 2] +",
+        "x = x * sums.rescale[e / 2] + 0.f *",
         OUT,
     ),
-    in_products("the products of a block are added while they run", "    wgmma_wait<0>();\n", "", ASYNC),
+    in_products(
+        "the products of a block are added while they run",
+        "    wgmma_wait<0>();\n    pin(sums.piece);\n",
+        "    pin(sums.piece);\n",
+        ASYNC,
+    ),
     _fp8(
         ATTEND,
         "values of all heads are not descaled",

@@ -167,8 +167,8 @@ PHASES_OF_RINGS = (
     ),
     in_attend(
         "no wait for the next keys",
-        "      if (block > unit.first) shared.k_ring.wait_full(k_at);\n",
-        "",
+        "if (block > unit.first || never) shared",
+        "if (never) shared",
         UNWRITTEN,
     ),
     in_attend(
@@ -186,7 +186,10 @@ PHASES_OF_RINGS = (
     in_attend("a consumer stays at its values", "        v_at.advance();\n", "", UNWRITTEN),
     in_attend("a consumer stays in the queries' phase", "    q_at.advance();\n", "", UNWRITTEN, ONE_RESIDENT),
     in_attend(
-        "a consumer waits for keys that do not come", "if (block > unit.first) shared", "shared", DEADLOCK
+        "a consumer waits for keys that do not come",
+        "if (block > unit.first || never) shared",
+        "if (block >= unit.first || never) shared",
+        DEADLOCK,
     ),
     in_attend(
         "the keys of the last but one block are never left",
@@ -202,7 +205,6 @@ LEAVE_KEYS = "      shared.k_ring.leave(k_at);\n"
 WAIT_VALUES = "      Products::wait_pv(o, sums);\n"
 LEAVE_VALUES = "        shared.value_ring.leave(v_at);\n"
 RESCALED = "      Products::rescale(o, sums, rescale);\n"
-ROUNDED = "      Products::round(weights, s);\n"
 ISSUE_QK, ISSUE_PV = "    pin(s[0]);\n    wgmma_fence();\n", "    pin(o[0]);\n    wgmma_fence();\n"
 COMMIT_QK = "step > 0);\n    }\n    wgmma_commit();\n"
 COMMIT_PV = "true);\n    }\n    wgmma_commit();\n"
@@ -243,7 +245,7 @@ PRODUCTS_IN_FLIGHT = (
         HOPPER_DECODE,
         PHASES,
         at(ATTEND, WAIT_VALUES, RESCALED + "      pin(o[0]);\n" + WAIT_VALUES),
-        at(ATTEND, RESCALED + ROUNDED, ROUNDED),
+        at(ATTEND, RESCALED, ""),
     ),
     in_products("no wait for P V", "    wgmma_wait<0>();\n", "", ASYNC),
     in_products("a wait for P V that leaves it", "    wgmma_wait<0>();\n", "    wgmma_wait<1>();\n", ASYNC),

@@ -51,6 +51,7 @@ READ = "  named_sync(barrier, 128);  // all warps have read the queries\n"
 WRITTEN = "  fence_async_shared();\n  named_sync(barrier, 128);  // all warps have written their rows\n"
 WHOLE = "if (!p.fwd.problem.cu_seqlens_q || last < sequence.stored_q) {"
 WAIT_READ = "      tma_store_wait_read();\n"
+LEAVE_QUERIES = "    q_ring.leave(q_at);\n"
 STEP = "index += gridDim.x"
 
 STORES = (
@@ -86,6 +87,15 @@ STORES = (
         "+ me.first_query, sequence.entry",
         ", sequence.entry",
         UNWRITTEN,
+    ),
+    _all(
+        TILE_STORE,
+        "tiles of all sequences are stored at the first",
+        "static_cast<int>(sequence.first_q) + me.first_query",
+        "me.first_query",
+        RACE,
+        PACKED,
+        races=True,
     ),
     in_store(
         "a tile is stored at the first head", "kPerSlab, me.work.head,", "kPerSlab, 0,", UNWRITTEN, GROUPED
@@ -148,6 +158,14 @@ STORES = (
         SPLITS,
         races=True,
     ),
+    in_store(
+        "partial chunks are stored to the padded head",
+        "if (r * Runs::kDims + lane_dim < p.fwd.problem.head_dim_v) run",
+        "run",
+        RACE,
+        SPLITS,
+        races=True,
+    ),
     _all(
         TILE_STORE,
         "nothing is stored for rows that see no key",
@@ -171,12 +189,15 @@ STORES = (
         ACCESS,
         PACKED,
     ),
-    in_attend(
+    in_attend("queries are never left", LEAVE_QUERIES, "", DEADLOCK, ONE_RESIDENT),
+    fault(
         "queries are left before results are stored",
-        "    q_ring.leave(q_at);\n    q_at.advance();\n",
-        "    q_at.advance();\n",
-        DEADLOCK,
+        ASYNC,
+        HOPPER_DECODE,
         ONE_RESIDENT,
+        at(ATTEND, LEAVE_QUERIES, ""),
+        at(ATTEND, "    store(o, rows,", LEAVE_QUERIES + "    store(o, rows,"),
+        races=True,
     ),
 )
 """Results on their way to global memory."""

@@ -288,11 +288,9 @@ SCORES_AND_SUMS = (
         "the last step of Q K^T is left out", "step < C::kHeadDim / 16;", "step < C::kHeadDim / 16 - 1;", OUT
     ),
     in_products(
-        "two registers of weights change places",
-        "weights[step][1] = pack<C::kBf16>(left[2], left[3]);\n"
-        "      weights[step][2] = pack<C::kBf16>(right[0], right[1]);",
-        "weights[step][2] = pack<C::kBf16>(left[2], left[3]);\n"
-        "      weights[step][1] = pack<C::kBf16>(right[0], right[1]);",
+        "two weights change places",
+        "pack<C::kBf16>(left[2], left[3])",
+        "pack<C::kBf16>(left[3], left[2])",
         OUT,
     ),
     in_products(
