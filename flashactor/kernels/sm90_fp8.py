@@ -88,22 +88,22 @@ _TWO, _ONE = 12, 8
 """Warps of so many consumers and a producer."""
 
 FULL_FP8_TILES = (
-    HopperFp8Tile((64, 64), Tile(128, 224, _TWO), 2, "as many keys as registers hold", 64),
-    HopperFp8Tile((96, 96), Tile(128, 160, _TWO), 2, "192 keys spill", 96),
-    HopperFp8Tile((128, 128), Tile(128, 160, _TWO), 2, "192 keys spill, and so does P V as a whole", 64),
-    HopperFp8Tile((192, 128), Tile(128, 160, _TWO), 2, "216 KB", 64),
+    HopperFp8Tile((64, 64), Tile(128, 224, _TWO), 3, "as many keys as registers hold; 216 KB", 64),
+    HopperFp8Tile((96, 96), Tile(128, 160, _TWO), 3, "192 keys spill; 200 KB", 96),
+    HopperFp8Tile((128, 128), Tile(128, 160, _TWO), 3, "P V as a whole spills; 216 KB", 64),
+    HopperFp8Tile((192, 128), Tile(128, 160, _TWO), 2, "P V as a whole spills; 216 KB", 64),
     HopperFp8Tile((192, 192), Tile(128, 128, _TWO), 2, "224 KB", 64),
-    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 2, "96 keys spill", 64),
+    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 3, "96 keys spill; 224 KB", 64),
 )
 """Every query sees every key, scores are plain."""
 
 FP8_TILES = (
-    HopperFp8Tile((64, 64), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 64),
-    HopperFp8Tile((96, 96), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked", 96),
-    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 2, "P V as a whole; more keys spill", 128),
-    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 2, "P V as a whole; more keys spill", 128),
-    HopperFp8Tile((192, 192), Tile(128, 96, _TWO), 2, "with 128 keys, softcap spills", 64),
-    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 2, "96 keys spill", 64),
+    HopperFp8Tile((64, 64), Tile(128, 128, _TWO), 3, "blocks as wide as high: less is masked", 64),
+    HopperFp8Tile((96, 96), Tile(128, 128, _TWO), 3, "blocks as wide as high: less is masked", 96),
+    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 3, "P V as a whole; more keys spill", 128),
+    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 3, "P V as a whole; more keys spill", 128),
+    HopperFp8Tile((192, 192), Tile(128, 128, _TWO), 2, "224 KB", 64),
+    HopperFp8Tile((256, 256), Tile(128, 64, _TWO), 3, "96 keys spill; 224 KB", 64),
 )
 """Masks, softcap and ALiBi."""
 

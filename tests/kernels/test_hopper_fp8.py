@@ -213,4 +213,4 @@ def test_a_kernel_compiles_as_planned():
     kernel = compile_cubin(spec)
     assert (kernel.log, kernel.spill_store_bytes, kernel.stack_bytes) == ("", 0, 0)
     assert isinstance(spec, HopperFp8Spec)
-    assert spec.label == "sm90_wgmma.fwd_fp8.e4m3.d128.plain.full.128x160w12s2.sm_90a"
+    assert spec.label == "sm90_wgmma.fwd_fp8.e4m3.d128.plain.full.128x160w12s3.sm_90a"
