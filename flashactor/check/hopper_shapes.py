@@ -27,6 +27,7 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
     """Where ``mask`` is full, so is that of every shape which is not about a mask."""
     half = m // 2 + 3
     few = CONSUMER_ROWS + 6  # more than one consumer has, and all that a case needs
+    every_key = mask if mask == FULL else MaskKind.sliding(LONG, LONG)
     return (
         Shape(name="one tile", q=(m,), k=(n,), mask=mask, heads=(2, 1), whole_tiles=True),
         # Its rows are not the last of the tensor, so threads store them, and not TMA.
@@ -135,7 +136,7 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
         Shape(
             name="pages, heads first",
             q=(few, 3),
-            k=(n + 5, 40),
+            k=(n - 5, 40),
             layouts=MIXED,
             page=16,
             heads_first=True,
@@ -163,17 +164,17 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
         Shape(
             name="resident blocks",
             q=(m + 1,),
-            k=(n + 7,),
+            k=(n // 2 + 3,),
             heads=(3, 1),
-            mask=mask,
+            mask=every_key,
             resident=2,
         ),
         Shape(
             name="one resident block",
             q=(m + 1,),
-            k=(n + 7,),
+            k=(n // 2 + 3,),
             heads=(1, 1),
-            mask=mask,
+            mask=every_key,
             resident=1,
             every_schedule=True,
         ),
@@ -244,8 +245,8 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
         Shape(
             name="splits",
             q=(2, 3),
-            k=(LONG, 90),
-            heads=(4, 2),
+            k=(3 * MIN_KEYS_PER_SPLIT + 20, 90),
+            heads=(2, 1),
             mask=CAUSAL,
             learned_sinks=True,
             page=64,
@@ -257,7 +258,7 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
             name="fixed splits",
             q=(1,),
             k=(INVARIANT_KEYS_PER_SPLIT + 52,),
-            heads=(4, 2),
+            heads=(2, 1),
             batch_invariant=True,
         ),
         Shape(name="small pages", q=(1,) * 2, k=(2 * n + 9, 30), heads=(8, 2), page=8, mask=CAUSAL),
@@ -284,7 +285,7 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
             name="several key blocks",
             q=(3,),
             k=((stages + 1) * n - 5,),
-            heads=(4, 2),
+            heads=(2, 1),
             mask=CAUSAL,
             batch_invariant=True,
             every_schedule=True,
