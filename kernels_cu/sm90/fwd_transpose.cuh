@@ -1,5 +1,5 @@
-// The producer's other warps: they transpose 8-bit values. A wgmma of 8 bits reads its operands along the depth
-// only, and values come with their dims, not their keys, next to each other.
+// The producer's other warps: they transpose 8-bit values. A wgmma of 8 bits reads its operands along the
+// depth only, and values come with their dims, not their keys, next to each other.
 #pragma once
 
 #include "common/memory.cuh"
@@ -13,25 +13,16 @@ namespace flashactor {
 constexpr int kKeysTogether = 32;  // of an ldmatrix
 constexpr int kDimsTogether = 32;  // of two, which wait together
 
-// Zeroes what belongs to keys from `keys` on, which came from whatever lies there: their weights are 0, but 0
-// times NaN is not. Register `i` holds two dims each of keys first + 8i and the next.
-__device__ __forceinline__ void clear_pairs(u32 (&pairs)[4], int first, int keys) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int valid = keys - (first + 8 * i);
-    pairs[i] &= valid <= 0 ? 0u : valid == 1 ? 0xffffu : 0xffffffffu;
-  }
-}
-
 // A tile [keys][dims] to [dims][keys], as far as this warp does it. There is no transposition of bytes, but
-// ldmatrix.trans of pairs of dims, over 32 keys: lane l gets dims 2 * (l / 4) and the next, of keys 2j and 2j + 1
-// (j = l % 4) of each of four times eight keys. Two permutations of two such registers part the dims: keys {2j,
-// 2j + 1, 8 + 2j, 9 + 2j} of the even dim, and of the odd one, which stmatrix makes bytes 4j to 4j + 3 of its row.
-// That is an order of keys of its own, and the one that P has when the accumulators of two n8 tiles of S become four
-// bytes of A. Even dims of a chunk of 16 make eight rows, and so one n8 tile of O, odd ones the next; those of
-// its halves take turns, so that a lane has pairs of dims at the end (Run). No bank is asked for twice.
+// ldmatrix.trans of pairs of dims, over 32 keys: lane l gets dims 2 * (l / 4) and the next, of keys 2j and
+// 2j + 1 (j = l % 4) of each of four times eight keys. Two permutations of two such registers part the dims:
+// keys {2j, 2j + 1, 8 + 2j, 9 + 2j} of the even dim, and of the odd one, which stmatrix makes bytes 4j to 4j + 3
+// of its row. That is an order of keys of its own, and the one that P has when the accumulators of two n8 tiles
+// of S become four bytes of A. Even dims of a chunk of 16 make eight rows, and so one n8 tile of O, odd ones the
+// next; those of its halves take turns, so that a lane has pairs of dims at the end (Run). No bank is asked for
+// twice.
 template <typename C>
-__device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp, int keys) {
+__device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp) {
   using TileV = typename C::TileV;
   using TileVt = typename C::TileVt;
   constexpr u32 kColumns = C::kHeadDimV / kDimsTogether;
@@ -49,10 +40,6 @@ __device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp, int
     u32 pairs[2][4];
     ldmatrix_x4_trans(pairs[0], source);
     ldmatrix_x4_trans(pairs[1], source ^ kChunkBytes);
-    if (static_cast<int>(first_key) + kKeysTogether > keys) {
-      clear_pairs(pairs[0], first_key + lane % 4 * 2, keys);
-      clear_pairs(pairs[1], first_key + lane % 4 * 2, keys);
-    }
     const u32 rows = write + first_key / TileVt::kPerSlab * TileVt::kSlabBytes + first_dim * kSlabRowBytes;
     const u32 target = rows ^ first_key % TileVt::kPerSlab;
 #pragma unroll
@@ -65,7 +52,8 @@ __device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp, int
   }
 }
 
-// The blocks of values in the order in which load() brings them.
+// The blocks of values in the order in which load() brings them. Requests of 8 bits are dense, so all that
+// lies behind the last key is outside of the tensor, and has come as zeros.
 template <typename C>
 __device__ __forceinline__ void transpose(const HopperParams& p, const Shared<C>& shared, u32 warp) {
   Place<C::kStages> at;
@@ -78,8 +66,7 @@ __device__ __forceinline__ void transpose(const HopperParams& p, const Shared<C>
     for (int block = unit.last; block >= unit.first; --block) {
       shared.v_ring.wait_full(at);
       shared.value_ring.wait_empty(to);
-      transpose_values<C>(shared.v_of(at), shared.values_of(to), warp,
-                          unit.sequence.seqlen_k - unit.blocks.block(block) * C::kTileN);
+      transpose_values<C>(shared.v_of(at), shared.values_of(to), warp);
       shared.value_ring.fill(to);
       shared.v_ring.leave(at);
       at.advance();
