@@ -15,12 +15,15 @@ from flashactor.check.pages import (
     poison_unused,
 )
 from flashactor.kernels.catalog import all_specs
+from flashactor.kernels.forward import forward_shape
 from flashactor.kernels.plan import kernels_of
 from flashactor.kernels.select import family_of
 from flashactor.kernels.sm80 import forward_spec
-from flashactor.requests import ChunkedPrefillRequest, PagedAttentionRequest, VarlenFwdRequest
+from flashactor.kernels.sm90 import CONSUMER_ROWS, hopper_spec
+from flashactor.kernels.sm90_forward import SM90
+from flashactor.requests import ChunkedPrefillRequest, Fa3FwdRequest, PagedAttentionRequest, VarlenFwdRequest
 from flashactor.requests.pages import BLOCK_SIZES
-from flashactor.types import DType, SmArch
+from flashactor.types import DType, MaskKind, SmArch
 
 # A backward case computes its forward pass: those of the others are enough here, see test_every_kernel.
 SPECS = [spec for spec in covering_specs(all_specs()) if not spec.kind.startswith("bwd")]
@@ -79,6 +82,50 @@ def test_pages_are_of_every_kind():
     assert {r.pages.layout.value for r in paged} == {"NHD", "HND"}
     assert {r.guard for r in paged} == {False, True}
     assert {r.varlen for r in paged} == {False, True}
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_hopper_cases_meet_what_the_family_is_made_of(decode):
+    spec = hopper_spec(DType.BF16, 128, decode=decode)
+    requests = requests_of(spec).values()
+    ratios = {r.gqa_ratio for r in requests}
+    assert {3, 4, 7} <= ratios  # 64 rows are no multiple of three and of seven heads
+    assert max(ratios) >= CONSUMER_ROWS
+    paged = [r for r in requests if isinstance(r, PagedAttentionRequest)]
+    assert {8, 16, 64, 256} <= {r.cache.block_size for r in paged}
+    assert {r.pages.layout.value for r in paged} == {"NHD", "HND"}
+    assert {r.guard for r in paged} == {r.varlen for r in paged} == {False, True}
+    resident = [r for r in requests if isinstance(r, Fa3FwdRequest)]
+    assert all(forward_shape(r, spec.arch, SM90).tiles > r.persistent.num_sms for r in resident)
+    assert {r.persistent.num_sms for r in resident} == {1, 2}
+    shapes = [forward_shape(r, spec.arch, SM90) for r in requests]
+    assert any(shape.num_splits > 1 for shape in shapes)
+    blocks = [-(-shape.extent.seqlen_k // spec.tile.n) for shape in shapes if shape.num_splits == 1]
+    assert max(blocks) > 2 * spec.stages  # phases turn twice
+
+
+def test_kernels_without_a_mask_have_cases_without_one_and_those_with_one_the_rest():
+    full = hopper_spec(DType.F16, 128, full=True)
+    assert "full" in full.features
+    requests = requests_of(full).values()
+    assert all(r.mask == MaskKind.full() and not r.paged for r in requests)
+    masked = requests_of(full.for_masks).values()
+    assert all(r.mask != MaskKind.full() or r.paged for r in masked)
+
+
+@pytest.mark.parametrize("name", ["used lengths", "packed"])
+def test_what_lies_behind_the_keys_of_a_sequence_is_no_number(name):
+    request = requests_of(hopper_spec(DType.BF16, 64))[name]
+    arrays = {view: request.arrays()[view].to_numpy() for view in ("q", "k", "v", "cu_seqlens_k")}
+    begins, ends = arrays["cu_seqlens_k"][:-1], arrays["cu_seqlens_k"][1:]
+    if name == "used lengths":
+        begins = begins + request.arrays()["seqused_k"].to_numpy()
+    else:
+        begins, ends = ends[-1:], [len(arrays["k"])]
+    for begin, end in zip(begins, ends, strict=True):
+        assert end > begin
+        for values in (arrays["k"], arrays["v"]):
+            assert np.isnan(values[begin:end].astype(np.float32)).all()
 
 
 def test_fp8_caches_have_both_types_and_every_form_of_scale():

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 
 from flashactor import DType, SmArch
+from flashactor.kernels import sm90
 from flashactor.kernels.catalog import all_specs
 from flashactor.kernels.sm80 import (
     HEAD_DIMS,
@@ -14,7 +15,11 @@ from flashactor.kernels.sm80 import (
     forward_specs,
     padded_head_dims,
 )
+from flashactor.kernels.sm90 import hopper_spec, hopper_specs
+from flashactor.kernels.sm90_fp8 import FP8_TILE_TABLES, hopper_fp8_spec, hopper_fp8_specs
 from flashactor.kernels.spec import DTYPES, KernelSpec, Scores
+
+HOPPER_TABLES = {**sm90.TILE_TABLES, **FP8_TILE_TABLES}
 
 
 @pytest.mark.parametrize("arch", SmArch)
@@ -62,6 +67,45 @@ def test_the_catalog_has_every_forward_kernel(arch):
         assert forward_spec(arch, dtype, *dims, scores=scores, paged=paged, decode=decode) in specs
     for dtype, dims in product(DTYPES, HEAD_DIMS):
         assert forward_spec(arch, dtype, *dims, fp8_kv=True) in specs
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("decode", [False, True])
+def test_every_pair_of_head_dims_has_a_hopper_kernel(decode, full):
+    for head_dim, head_dim_v in product(range(8, 257, 8), repeat=2):
+        spec = hopper_spec(DType.BF16, head_dim, head_dim_v, decode=decode, full=full)
+        assert spec in all_specs(SmArch.SM90A)
+        assert spec.head_dims == sm90.padded_head_dims(head_dim, head_dim_v)
+        assert spec.head_dims in sm90.HEAD_DIMS
+        assert head_dim <= spec.head_dim
+        assert head_dim_v <= spec.head_dim_v
+
+
+@pytest.mark.parametrize("table", HOPPER_TABLES.values(), ids=HOPPER_TABLES)
+def test_a_hopper_table_has_one_row_for_each_head_dim(table):
+    assert [row.head_dims for row in table] == list(sm90.HEAD_DIMS)
+    assert all(row.reason for row in table)
+
+
+def test_hopper_kernels_are_sm_90a_s_alone():
+    for arch in SmArch:
+        found = {spec for spec in all_specs(arch) if spec.family == sm90.FAMILY}
+        assert found == {*hopper_specs(arch), *hopper_fp8_specs(arch)}
+        assert bool(found) is (arch is SmArch.SM90A)
+
+
+def test_hopper_labels_say_what_a_kernel_is_for():
+    full, masked = (hopper_spec(DType.F16, 128, full=full) for full in (True, False))
+    assert full.features == ("fwd", "plain", "full")
+    assert masked.features == ("fwd", "plain")
+    assert full.for_masks == masked == masked.for_masks
+    assert "full" not in hopper_spec(DType.F16, 64, full=True).features  # one tile for both
+    assert hopper_spec(DType.F16, 64, decode=True, full=True).features == ("fwd", "plain", "decode")
+    modified = hopper_spec(DType.BF16, 128, scores=Scores.MODIFIED, full=True)
+    assert modified.features == ("fwd", "modified")
+    assert "modified" in modified.label.split(".")
+    fp8 = hopper_fp8_spec(64, v_dtype=DType.F8E5M2, decode=True)
+    assert {"fwd_fp8", "v_e5m2", "decode"} <= set(fp8.features)
 
 
 def test_specs_labels_and_macros_are_unique():
