@@ -289,8 +289,8 @@ SCORES_AND_SUMS = (
     ),
     in_products(
         "two weights change places",
-        "pack<C::kBf16>(left[2], left[3])",
-        "pack<C::kBf16>(left[3], left[2])",
+        "pack<C::kBf16>(left[0], left[1])",
+        "pack<C::kBf16>(left[1], left[0])",
         OUT,
     ),
     in_products(
