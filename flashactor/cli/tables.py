@@ -94,7 +94,11 @@ def _all_gradients() -> AttentionRequest:
 FEATURES: tuple[tuple[str, Callable[[], AttentionRequest]], ...] = (
     ("forward, bf16", lambda: _dense()),
     ("forward, f16", lambda: _dense(dtype=DType.F16)),
-    ("forward, fp8 (e4m3, e5m2)", lambda: Fa3FwdFp8Request(**_cell(dtype=DType.F8E4M3))),
+    ("forward, fp8 (e4m3; v in e5m2, too)", lambda: Fa3FwdFp8Request(**_cell(dtype=DType.F8E4M3))),
+    (
+        "forward, fp8, k in e5m2",
+        lambda: Fa3FwdFp8Request(**_cell(dtype=DType.F8E4M3), kv_dtype=DType.F8E5M2),
+    ),
     ("head_dim: every multiple of 8 up to 256", lambda: _dense(head_dim=72)),
     ("another head_dim of v and out", lambda: _dense(head_dim=192, head_dim_v=128)),
     ("causal mask, seqlen_q and seqlen_k may differ", lambda: _dense(mask=MaskKind.causal())),
