@@ -30,17 +30,16 @@ L2_KEY_BYTES = 32 << 20
 
 def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = False) -> HopperSpec:
     """The main kernel of a request, also of a bare cell."""
-    mask = request.mask
-    full = mask.window_left < 0 and mask.window_right < 0 and not request.paged
     if isinstance(request, Fa2FwdFp8Request):
         return hopper_fp8_spec(
             request.head_dim,
             request.head_dim_v,
             v_dtype=request.v_dtype,
             scores=scores_of(request),
-            full=full,
             decode=decode,
         )
+    mask = request.mask
+    full = mask.window_left < 0 and mask.window_right < 0 and not request.paged
     return hopper_spec(
         request.dtype,
         request.head_dim,

@@ -209,8 +209,8 @@ def test_tiles_suit_the_instructions(row):
 
 
 def test_a_kernel_compiles_as_planned():
-    spec = hopper_fp8_spec(128, full=True)
+    spec = hopper_fp8_spec(128)
     kernel = compile_cubin(spec)
     assert (kernel.log, kernel.spill_store_bytes, kernel.stack_bytes) == ("", 0, 0)
     assert isinstance(spec, HopperFp8Spec)
-    assert spec.label == "sm90_wgmma.fwd_fp8.e4m3.d128.plain.full.128x160w12s3.sm_90a"
+    assert spec.label == "sm90_wgmma.fwd_fp8.e4m3.d128.plain.128x128w12s3.sm_90a"
