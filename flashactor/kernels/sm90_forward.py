@@ -95,7 +95,7 @@ def _launch(
         tensor_map(keys.v, 1, box_rows, heads_first=keys.heads_first),
         tensor_map(arrays["out"], pack, rows // pack),
     )
-    blocks = shape.tiles
+    blocks = shape.tiles if shape.extent.rows else 0  # no map describes queries without elements
     if isinstance(request, Fa3FwdRequest) and request.persistent.num_sms is not None:
         blocks = min(blocks, request.persistent.num_sms)
     return launch(spec, blocks, HOPPER_PARAMS.pack(values), maps)
