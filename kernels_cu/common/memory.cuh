@@ -21,6 +21,14 @@ __device__ __forceinline__ void store_global_8(float* pointer, float x, float y)
   asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(pointer), "f"(x), "f"(y) : "memory");
 }
 
+// Nothing where `condition` is false, without a branch.
+__device__ __forceinline__ void store_global_8_if(bool condition, float* pointer, float x, float y) {
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %0, 0;\n\t@p st.global.v2.f32 [%1], {%2, %3};\n\t}" ::"r"(
+                   static_cast<int>(condition)),
+               "l"(pointer), "f"(x), "f"(y)
+               : "memory");
+}
+
 __device__ __forceinline__ void store_global_floats(float* pointer, const float* x) {
   asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "f"(x[0]), "f"(x[1]), "f"(x[2]),
                "f"(x[3])

@@ -11,28 +11,26 @@ namespace flashactor {
 
 // A lane's part of the two rows of O that it holds, as partial results of a split.
 template <typename C, typename Consumer>
-__device__ __forceinline__ void store_partial(const typename C::OutTile& o, const float (&factors)[2],
-                                              const Output<C>& output, const HopperParams& p, const Consumer& me) {
+__device__ __forceinline__ void store_partial(const typename C::OutTile& o, const Output<C>& output,
+                                              const HopperParams& p, const Consumer& me) {
   using Runs = Run<C>;
-  const int lane_dim = me.lane.lane % 4 * C::kRun;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int tile_row = me.lane.row(0, half);
-    if (tile_row >= p.consumer_rows || !output.exists(tile_row)) continue;
-    float* const to = output.partial(tile_row, lane_dim);
+    const int dims = tile_row < p.consumer_rows && output.exists(tile_row) ? p.fwd.problem.head_dim_v : 0;
+    float* const to = output.partial(tile_row, me.lane.lane % 4 * C::kRun);
 #pragma unroll
     for (int r = 0; r < Runs::kCount; ++r) {
-      Runs run(o, 0, half, r);
-      run.normalise(factors[half]);
-      if (r * Runs::kDims + lane_dim < p.fwd.problem.head_dim_v) run.store_partial(to + r * Runs::kDims);
+      const Runs run(o, 0, half, r);
+      store_global_8_if(r * Runs::kDims < dims, to + r * Runs::kDims, run.x[0], run.x[1]);
     }
   }
 }
 
 // The same as elements of out, into the consumer's tile of shared memory. A run of four lanes is a chunk.
 template <typename C, typename Consumer>
-__device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, const float (&factors)[2],
-                                              const Output<C>& output, u32 tile, const Consumer& me) {
+__device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, const Output<C>& output, u32 tile,
+                                              const Consumer& me) {
   using Runs = Run<C>;
   using TileOut = typename C::TileOut;
   static_assert(Runs::kDims == kChunkElements);
@@ -43,8 +41,7 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
                    me.lane.lane % 4 * C::kRun * kElementBytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Runs run(o, 0, half, r);
-      run.normalise(factors[half]);
+      const Runs run(o, 0, half, r);
       // The other row is the pattern's height further down, so its chunks are permuted alike.
       store_shared(to + half * kPatternBytes, output.packed(run.x[0], run.x[1]));
     }
@@ -54,22 +51,25 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
 // Normalises O and writes it through the tile of the queries, which no one reads any more: by TMA where all rows
 // exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
 template <typename C, typename Consumer>
-__device__ __forceinline__ void store(const typename C::OutTile& o, const typename C::RowStates& states,
+__device__ __forceinline__ void store(typename C::OutTile& o, const typename C::RowStates& states,
                                       const Output<C>& output, const HopperParams& p, u32 tile,
                                       const Consumer& me) {
   using TileOut = typename C::TileOut;
   const int barrier = kOwnBarrier + me.number;
-  float factors[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const RowState& row = states[0][half];
     const int tile_row = me.lane.row(0, half);
     const bool first = me.lane.lane % 4 == 0 && tile_row < p.consumer_rows;
-    factors[half] = output.finish_row(tile_row, row.max, quad_sum(row.sum), first);
+    const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), first);
+#pragma unroll
+    for (int n = 0; n < C::kDimTiles; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) o[0][n][half * 2 + e] = normalised(o[0][n][half * 2 + e], factor);
   }
-  if (p.fwd.num_splits > 1) return store_partial(o, factors, output, p, me);
+  if (p.fwd.num_splits > 1) return store_partial(o, output, p, me);
   named_sync(barrier, 128);  // all warps have read the queries
-  store_in_tile(o, factors, output, tile, me);
+  store_in_tile(o, output, tile, me);
   fence_async_shared();
   named_sync(barrier, 128);  // all warps have written their rows
   const Sequence& sequence = output.sequence;
