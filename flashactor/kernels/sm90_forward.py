@@ -162,7 +162,10 @@ def _reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
 
 
 def _repeats(view: ArrayView) -> bool:
-    return any(extent > 1 and stride == 0 for extent, stride in zip(view.shape, view.strides, strict=True))
+    # The strides of what has no elements mean nothing.
+    return view.size > 0 and any(
+        extent > 1 and stride == 0 for extent, stride in zip(view.shape, view.strides, strict=True)
+    )
 
 
 SM90 = ForwardFamily(FAMILY, _reasons, forward_kernel, _cut, _launch)
