@@ -23,9 +23,9 @@ from flashactor.executors.operands import (
     with_outputs,
     workspace_view,
 )
+from flashactor.kernels.forward import ForwardFamily
 from flashactor.kernels.launch import TensorMap
 from flashactor.kernels.plan import kernels_of, plan, workspace_of
-from flashactor.kernels.forward import ForwardFamily
 from flashactor.kernels.select import choose_family
 from flashactor.kernels.spec import KernelSpec
 from flashactor.requests import AttentionRequest

@@ -1,7 +1,7 @@
 """The forward pass: which kernels a request needs, and what they are told. Pure functions.
 
-A family of kernels says how it cuts a request into thread blocks, and makes its main launch; the rest is the same
-for all of them.
+A family of kernels says how it cuts a request into thread blocks, and makes its main launch; the rest is the
+same for all of them.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class ForwardFamily:
         reasons_against: what it lacks for a request on an architecture; empty if it computes it.
         kernel: its main kernel for a request that it computes.
         cut: how it cuts a request with arrays.
-        launch: the launch of the main kernel, from the request, its cut, its keys, its arrays and the values of
-            ``FwdParams``.
+        launch: the launch of the main kernel, from the request, its cut, its keys, its arrays and the values
+            of ``FwdParams``.
     """
 
     name: str

@@ -39,8 +39,8 @@ class Implementation:
     family: ForwardFamily | None
 
     def kernels(self, request: AttentionRequest, arch: SmArch) -> tuple[KernelSpec, ...]:
-        """The kernels that compute a request which it accepts, in the order of their launches; for a bare cell
-        all that it may take."""
+        """The kernels that compute a request which it accepts, in the order of their launches; for a bare
+        cell all that it may take."""
         return () if self.family is None else kernels_of(request, arch, self.family)
 
 

@@ -40,6 +40,20 @@ def test_no_query_launches_no_empty_grid():
     assert (len(results), out.shape) == (1, (0, 4, 64))
 
 
+def test_no_query_launches_nothing_on_hopper():
+    k, cu_q, cu_k = normal(rng, 70, 1, 64), np.zeros(3, np.int32), np.array([0, 40, 70], np.int32)
+    request = VarlenFwdRequest.from_arrays(np.zeros((0, 4, 64), BF16), k, k, cu_q, cu_k)
+    results, out = emulated(request, SmArch.SM90A)
+    assert (results, out.shape) == ((), (0, 4, 64))
+
+
+def test_no_key_of_any_sequence_on_hopper():
+    q, none = normal(rng, 70, 2, 64), np.zeros((0, 1, 64), BF16)
+    cu_q, cu_k = np.array([0, 40, 70], np.int32), np.zeros(3, np.int32)
+    _, out = emulated(VarlenFwdRequest.from_arrays(q, none, none, cu_q, cu_k), SmArch.SM90A)
+    assert not out.any()
+
+
 def test_a_guard_also_holds_for_lengths_beyond_the_table():
     request, lens = paged(guard=True)
     lens[0] = 60  # as when a captured graph is replayed
