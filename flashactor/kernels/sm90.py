@@ -142,7 +142,7 @@ TILES = (
 """Masks, pages, softcap and ALiBi."""
 
 DECODE_TILES = (
-    HopperTile((64, 64), Tile(64, 128, _ONE), 3, "104 KB: two blocks an SM"),
+    HopperTile((64, 64), Tile(64, 128, _ONE), 3, "104 KB, of which most is on its way"),
     HopperTile((96, 96), Tile(64, 128, _ONE), 3, "208 KB, of which most is on its way"),
     HopperTile((128, 128), Tile(64, 128, _ONE), 3, "208 KB, of which most is on its way"),
     HopperTile((192, 128), Tile(64, 64, _ONE), 4, "184 KB, of which most is on its way"),

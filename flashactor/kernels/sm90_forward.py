@@ -15,8 +15,11 @@ from flashactor.requests.fp8 import Fa2FwdFp8Request
 from flashactor.requests.scaled import CachedKvRequest
 from flashactor.types import SmArch
 
-SHARED_BYTES_PER_SM = 227 * 1024
-"""The most that the blocks of a multiprocessor may have together, less 1 KB for each."""
+ALIGNMENT = 16
+"""Of strides in tensor maps, in bytes."""
+
+BLOCKS_PER_SM = 1
+"""Thread blocks that the registers of a multiprocessor hold, of every tile."""
 
 _MAPPED = ("q", "k", "v", "k_cache", "v_cache", "out")
 """Arrays that have tensor maps."""
@@ -58,8 +61,7 @@ def _cut(request: AttentionRequest, arch: SmArch, extent: Extent) -> ForwardShap
         pack = 1  # whole tiles of one head: nothing to gain
     q_tiles = -(-extent.seqlen_q * pack // (spec.consumers * consumer_rows(pack)))
     tiles = extent.batch * (extent.heads_q // pack) * q_tiles
-    per_sm = SHARED_BYTES_PER_SM // (spec.shared_bytes + 1024)
-    splits = count_splits(request, arch, extent, spec.tile.n, tiles, per_sm, decode=decode)
+    splits = count_splits(request, arch, extent, spec.tile.n, tiles, BLOCKS_PER_SM, decode=decode)
     return ForwardShape(spec, extent, pack, q_tiles, *splits)
 
 
@@ -89,10 +91,14 @@ def _launch(
         "consumer_rows": rows,
         **_PADDING,
     }
+    q = arrays["q"]
     maps = (
-        tensor_map(arrays["q"], pack, rows // pack),
-        tensor_map(keys.k, 1, box_rows, heads_first=keys.heads_first),
-        tensor_map(keys.v, 1, box_rows, heads_first=keys.heads_first),
+        tensor_map(q, pack, rows // pack),
+        # No map describes what has no elements; nothing is copied then.
+        *(
+            tensor_map(view if view.size else q, 1, box_rows, heads_first=keys.heads_first)
+            for view in (keys.k, keys.v)
+        ),
         tensor_map(arrays["out"], pack, rows // pack),
     )
     blocks = shape.tiles if shape.extent.rows else 0  # no map describes queries without elements
@@ -113,13 +119,18 @@ def tensor_map(view: ArrayView, heads: int, rows: int, *, heads_first: bool = Fa
     if len(shape) == 3:
         shape, strides = (1, *shape), (0, *strides)
     order = (1, 2, 0) if heads_first else (2, 1, 0)
+    dims = (shape[3], *[shape[axis] for axis in order])
+    # The stride of a single element means nothing, and may be what no map can have.
+    steps, step = [], -(-shape[3] * size // ALIGNMENT) * ALIGNMENT
+    for axis in order:
+        step = strides[axis] * size if shape[axis] > 1 else step
+        steps.append(step)
+        step *= shape[axis]
     return TensorMap(
         view.pointer,
         view.dtype if size == 2 else "uint8",
-        # Of what has no elements nothing is copied, but a map has to have some.
-        (max(shape[3], 1), *[max(shape[axis], 1) for axis in order]),
-        # The stride of a single element means nothing, and may be what no map can have.
-        tuple([strides[axis] * size if shape[axis] > 1 else SLAB_BYTES for axis in order]),
+        dims,
+        tuple(steps),
         (SLAB_BYTES // size, heads, rows, 1),
     )
 

@@ -15,6 +15,7 @@ struct KeySource {
   int entry;         // likewise
   const int* pages;  // null where they do
   int seqlen;
+  int boxes;         // of a slab
 };
 
 // A block of keys or values. Each lane sees to some of its boxes: they are as many as slabs, times pages.
@@ -24,11 +25,10 @@ __device__ __forceinline__ void load_block(const HopperParams& p, const TensorMa
   const int lane = threadIdx.x % 32;
   if (lane == 0) mbarrier_arrive_expect(barrier, Tile::kBytes);
   __syncwarp();
-  const int boxes = C::kTileN / p.box_rows;  // of a slab
 #pragma unroll 1
-  for (int box = lane; box < Tile::kSlabs * boxes; box += 32) {
-    const int slab = box / boxes;
-    const int row = box % boxes * p.box_rows;
+  for (int box = lane; box < Tile::kSlabs * source.boxes; box += 32) {
+    const int slab = box % Tile::kSlabs;
+    const int row = box / Tile::kSlabs * p.box_rows;
     const int key = first_key + row;
     int entry = source.entry;
     int from = source.first_row + key;
@@ -66,10 +66,13 @@ __device__ __forceinline__ void load_queries(const HopperParams& p, const Shared
   }
 }
 
+// Keys of a block come before the values of the one before it: that is the order in which they are needed, and
+// the stages of keys are left first.
 template <typename C>
 __device__ __forceinline__ void load(const HopperParams& p, const Shared<C>& shared) {
   Place<1> q_at;
-  Place<C::kStages> at;  // of keys and of values: both rings turn together
+  Place<C::kStages> k_at, v_at;
+  const int boxes = C::kTileN / p.box_rows;
 #pragma unroll 1
   for (u32 index = blockIdx.x; index < p.tiles; index += gridDim.x) {
     const Unit<C> unit(p, index);
@@ -77,17 +80,24 @@ __device__ __forceinline__ void load(const HopperParams& p, const Shared<C>& sha
     const KeySource source{unit.work.head / p.fwd.problem.gqa_ratio, static_cast<int>(unit.sequence.first_k),
                            unit.sequence.entry_k,
                            p.fwd.page_table ? p.fwd.page_table + unit.work.batch * p.fwd.page_table_stride : nullptr,
-                           unit.sequence.seqlen_k};
+                           unit.sequence.seqlen_k, boxes};
 #pragma unroll 1
-    for (int block = unit.last; block >= unit.first; --block) {
-      const int first_key = unit.blocks.block(block) * C::kTileN;
-      shared.k_ring.wait_empty(at);
-      load_block<C, typename C::TileK>(p, p.k, source, shared.k_of(at), shared.k_ring.full_of(at), first_key);
-      // Queries come second: the first keys are on their way while results lie where queries are to go.
-      if (block == unit.last) load_queries(p, shared, unit, q_at);
-      shared.v_ring.wait_empty(at);
-      load_block<C, typename C::TileV>(p, p.v, source, shared.v_of(at), shared.v_ring.full_of(at), first_key);
-      at.advance();
+    for (int block = unit.last; block >= unit.first - 1; --block) {
+      if (block >= unit.first) {
+        const int first_key = unit.blocks.block(block) * C::kTileN;
+        shared.k_ring.wait_empty(k_at);
+        load_block<C, typename C::TileK>(p, p.k, source, shared.k_of(k_at), shared.k_ring.full_of(k_at), first_key);
+        k_at.advance();
+      }
+      if (block == unit.last) {
+        // Queries come second: the first keys are on their way while results lie where queries are to go.
+        load_queries(p, shared, unit, q_at);
+      } else {
+        const int first_key = unit.blocks.block(block + 1) * C::kTileN;
+        shared.v_ring.wait_empty(v_at);
+        load_block<C, typename C::TileV>(p, p.v, source, shared.v_of(v_at), shared.v_ring.full_of(v_at), first_key);
+        v_at.advance();
+      }
     }
     q_at.advance();
   }

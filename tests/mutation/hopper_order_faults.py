@@ -117,8 +117,8 @@ BARRIERS = (
     ),
     in_load(
         "values complete the keys' barrier",
-        "shared.v_of(at), shared.v_ring.full_of(at)",
-        "shared.v_of(at), shared.k_ring.full_of(at)",
+        "shared.v_of(v_at), shared.v_ring.full_of(v_at)",
+        "shared.v_of(v_at), shared.k_ring.full_of(v_at)",
         BARRIER,
     ),
 )
@@ -138,10 +138,11 @@ PHASES_OF_RINGS = (
         "mbarrier_wait(full_of(at), at.phase ^ 1);",
         UNWRITTEN,
     ),
-    in_load("keys come although their stage is full", "      shared.k_ring.wait_empty(at);\n", "", BARRIER),
-    in_load("values come although their stage is full", "      shared.v_ring.wait_empty(at);\n", "", BARRIER),
+    in_load("keys come although their stage is full", "        shared.k_ring.wait_empty(k_at);\n", "", BARRIER),
+    in_load("values come although their stage is full", "        shared.v_ring.wait_empty(v_at);\n", "", BARRIER),
     in_load("queries come over results", "    ring.wait_empty(at);\n", "", BARRIER, ONE_RESIDENT),
-    in_load("the producer stays at its stage", "      at.advance();\n", "", BARRIER),
+    in_load("the producer stays at its stage of keys", "        k_at.advance();\n", "", BARRIER),
+    in_load("the producer stays at its stage of values", "        v_at.advance();\n", "", BARRIER),
     in_load("the producer stays in the queries' phase", "    q_at.advance();\n", "", BARRIER, ONE_RESIDENT),
     in_attend("no wait for the queries", "    q_ring.wait_full(q_at);\n", "", UNWRITTEN),
     in_attend(
