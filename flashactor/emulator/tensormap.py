@@ -118,8 +118,8 @@ def encode_tiled(
     rank = len(dims)
     if not 1 <= rank <= 5 or len(box) != rank or len(strides) != rank - 1 or len(steps) != rank:
         raise _refusal("rank", rank, "1 to 5 dimensions, as many box extents, one stride fewer")
-    if address % 16:
-        raise _refusal("address", hex(address), "a multiple of 16")
+    if not address or address % 16:
+        raise _refusal("address", hex(address), "a multiple of 16 that is not 0")
     if any(not 0 < extent <= 1 << 32 for extent in dims):
         raise _refusal("dims", tuple(dims), "extents from 1 to 2**32")
     if any(stride % 16 or not 0 <= stride < 1 << 40 for stride in strides):

@@ -224,6 +224,7 @@ GOOD = {"dtype": "float32", "address": 1 << 20, "dims": (64, 32), "strides": (25
     [
         {"dtype": "float8"},
         {"address": (1 << 20) + 8},
+        {"address": 0},
         {"dims": (64,)},
         {"dims": (0, 32)},
         {"dims": (64, (1 << 32) + 1)},
