@@ -164,9 +164,7 @@ def count_splits(
     return num_splits, blocks
 
 
-def forward_kernels(
-    request: AttentionRequest, arch: SmArch, family: ForwardFamily
-) -> tuple[KernelSpec, ...]:
+def forward_kernels(request: AttentionRequest, arch: SmArch, family: ForwardFamily) -> tuple[KernelSpec, ...]:
     """The kernels of a forward pass; of a bare cell, all that one like it may take."""
     combine = combine_spec(arch, _out_dtype(request))
     if request.operands is None:

@@ -88,7 +88,7 @@ class HopperSpec(TiledSpec):
 
     @property
     def for_masks(self) -> HopperSpec:
-        """The kernel for the same operands under a mask: another one if this is for requests without alone."""
+        """The kernel for the same operands under a mask: another one if this is for no mask alone."""
         return hopper_spec(self.dtype, *self.head_dims, scores=self.scores, decode=self.consumers == 1)
 
     @property
@@ -122,7 +122,7 @@ _THREE, _TWO, _ONE = 16, 12, 8
 """Warps of so many consumers and a producer."""
 
 FULL_TILES = (
-    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "three consumers: exponentials take as long as products"),
+    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
     HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
     HopperTile((128, 128), Tile(128, 176, _TWO), 2, "as many keys as shared memory and registers hold"),
     HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB"),
@@ -132,9 +132,9 @@ FULL_TILES = (
 """Every query sees every key, scores are plain."""
 
 TILES = (
-    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "three consumers: exponentials take as long as products"),
+    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
     HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
-    HopperTile((128, 128), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked than with 176 keys"),
+    HopperTile((128, 128), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked"),
     HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB"),
     HopperTile((192, 192), Tile(128, 96, _TWO), 2, "192 KB"),
     HopperTile((256, 256), Tile(128, 64, _TWO), 2, "192 KB"),

@@ -138,8 +138,12 @@ PHASES_OF_RINGS = (
         "mbarrier_wait(full_of(at), at.phase ^ 1);",
         UNWRITTEN,
     ),
-    in_load("keys come although their stage is full", "        shared.k_ring.wait_empty(k_at);\n", "", BARRIER),
-    in_load("values come although their stage is full", "        shared.v_ring.wait_empty(v_at);\n", "", BARRIER),
+    in_load(
+        "keys come although their stage is full", "        shared.k_ring.wait_empty(k_at);\n", "", BARRIER
+    ),
+    in_load(
+        "values come although their stage is full", "        shared.v_ring.wait_empty(v_at);\n", "", BARRIER
+    ),
     in_load("queries come over results", "    ring.wait_empty(at);\n", "", BARRIER, ONE_RESIDENT),
     in_load("the producer stays at its stage of keys", "        k_at.advance();\n", "", BARRIER),
     in_load("the producer stays at its stage of values", "        v_at.advance();\n", "", BARRIER),
