@@ -1,4 +1,4 @@
-"""The wgmma family's forward kernels of 16-bit operands, for sm_90a: which specialisation, with which tile."""
+"""The wgmma family's forward kernels of 16-bit operands, for sm_90a: which of them, with which tile."""
 
 from __future__ import annotations
 
