@@ -127,7 +127,7 @@ BARRIERS = (
 PHASES_OF_RINGS = (
     in_ring("the phase does not change", TURNS, TURNS.replace("      phase ^= 1;\n", ""), BARRIER),
     in_ring(
-        "the phase changes at every stage", TURNS, "      stage = 0;\n    }\n    phase ^= 1;\n", UNWRITTEN
+        "the phase changes at every stage", TURNS, "      stage = 0;\n    }\n    phase ^= 1;\n", DEADLOCK
     ),
     in_ring("a ring stays at its first stage", "if (++stage == Stages) {", "if (stage == Stages) {", BARRIER),
     in_ring("a ring is a stage too long", "if (++stage == Stages) {", "if (++stage > Stages) {", ASYNC),
@@ -142,7 +142,7 @@ PHASES_OF_RINGS = (
         "keys come although their stage is full", "        shared.k_ring.wait_empty(k_at);\n", "", BARRIER
     ),
     in_load(
-        "values come although their stage is full", "        shared.v_ring.wait_empty(v_at);\n", "", BARRIER
+        "values come although their stage is full", "        shared.v_ring.wait_empty(v_at);\n", "", ASYNC
     ),
     in_load("queries come over results", "    ring.wait_empty(at);\n", "", BARRIER, ONE_RESIDENT),
     in_load("the producer stays at its stage of keys", "        k_at.advance();\n", "", BARRIER),
@@ -167,8 +167,7 @@ PHASES_OF_RINGS = (
         "no wait for the values of a block",
         VALUES_HAVE_COME + "        Products",
         "        Products",
-        RACE,
-        races=True,
+        UNWRITTEN,
     ),
     in_attend(
         "no wait for the next keys",
