@@ -11,6 +11,8 @@ from flashactor.kernels.append import append_specs
 from flashactor.kernels.backward_spec import backward_specs
 from flashactor.kernels.merge import merge_spec
 from flashactor.kernels.sm80 import forward_spec
+from flashactor.kernels.sm90 import hopper_spec
+from flashactor.kernels.sm90_fp8 import hopper_fp8_spec
 from flashactor.kernels.spec import Scores
 from flashactor.requests import AttentionRequest
 from flashactor.types import DType, SmArch
@@ -21,6 +23,8 @@ KERNELS = {
     "decode": forward_spec(ARCH, DType.BF16, 32, decode=True, scores=Scores.MODIFIED),
     "paged": forward_spec(ARCH, DType.F16, 32, paged=True),
     "fp8 cache": forward_spec(ARCH, DType.BF16, 32, fp8_kv=True),
+    "Hopper": hopper_spec(DType.BF16, 64, scores=Scores.MODIFIED, decode=True),
+    "Hopper, fp8": hopper_fp8_spec(64, decode=True),
     "append": append_specs(ARCH)[0],
     "append, rotary": append_specs(ARCH)[4],
     "merge": merge_spec(ARCH, DType.F16),
