@@ -64,7 +64,7 @@ TRANSPOSITION = (
     in_transpose(
         "values are left before they are transposed", "      shared.v_ring.leave(at);\n", "", DEADLOCK
     ),
-    in_transpose("the transposers stay at their stage", "      to.advance();\n", "", ASYNC),
+    in_transpose("the transposers stay at their stage", "      to.advance();\n", "", DEADLOCK),
     in_ring(
         "products do not see transposed values",
         FILL,
