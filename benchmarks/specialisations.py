@@ -1,10 +1,10 @@
 """Every kernel of some architectures: how many there are, how long each takes to compile, and whether any
 spills.
 
-    python -m benchmarks.specialisations --arch sm_80 --jobs 1       # compile times of one core
-    python -m benchmarks.specialisations                             # all six; writes results/specialisations.*
+    python -m benchmarks.specialisations               # all six; writes results/specialisations.*
+    python -m benchmarks.specialisations --arch sm_80 --jobs 1               # compile times of one core
     python -m benchmarks.specialisations --arch sm_90a --family sm90_wgmma --jobs 1
-                                              # one family; writes results/specialisations_sm90_wgmma.*
+                                                       # writes results/specialisations_sm90_wgmma.*
 
 NVRTC's own time; nothing is read from a cache.
 """
