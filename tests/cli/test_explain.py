@@ -126,18 +126,19 @@ def test_on_hopper_backward_runs_on_the_other_family_and_says_why(flashactor):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), {"plain", "full"}),
-        (("--causal",), {"plain"}),
-        (("--softcap", 30), {"modified"}),
-        (("--sizes", 1, 4096, 4096, 8), {"plain", "full"}),
-        (("--sizes", 4, 1, 4096, 8, "--gqa", 8), {"plain", "decode"}),
+        ((), ["plain", "full"]),
+        (("--causal",), ["plain"]),
+        (("--softcap", 30), ["modified"]),
+        (("--sizes", 1, 4096, 4096, 8), ["plain", "full"]),
+        (("--sizes", 4, 1, 4096, 8, "--gqa", 8), ["plain", "decode"]),
     ],
     ids=str,
 )
 def test_forward_on_hopper(flashactor, options, words):
     labels, _ = explained(flashactor, "--arch", "sm_90a", *options)
     assert labels[0].startswith("sm90_wgmma.fwd.bf16.d128.")
-    assert words == {"plain", "full", "modified", "decode"} & set(labels[0].split("."))
+    known = {"plain", "full", "modified", "decode"}
+    assert words == [word for word in labels[0].split(".") if word in known]
 
 
 def test_a_backward_pass_has_more_kernels_with_slopes(flashactor):
