@@ -1,5 +1,5 @@
-// FlashAttention-3 forward of 16-bit operands (Shah et al. 2024, arXiv:2407.08608): one warpgroup loads by TMA,
-// one to three multiply by wgmma.
+// FlashAttention-3 forward of 16-bit operands (Shah et al. 2024, arXiv:2407.08608): one warpgroup loads by
+// TMA, one to three multiply by wgmma.
 #include "common/types.cuh"
 #include "sm90/fwd_attend.cuh"
 #include "sm90/fwd_config.cuh"
@@ -31,7 +31,8 @@ struct Products {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < C::kHeadDim / 16; ++step) {
-      wgmma_shared<C::kProduct>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step), step > 0);
+      wgmma_shared<C::kProduct>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step),
+                                step > 0);
     }
     wgmma_commit();
   }

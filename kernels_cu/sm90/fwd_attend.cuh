@@ -37,8 +37,8 @@ struct Turn {
   }
 };
 
-// Zeroes the values behind the last key, which came from whatever lies there. Their weights are 0, but 0 times
-// infinity is not.
+// Zeroes the values behind the last key, which came from whatever lies there. Their weights are 0, but 0
+// times infinity is not.
 template <typename C>
 __device__ __forceinline__ void clear_values(u32 tile, int keys) {
   constexpr int kRowChunks = kSlabRowBytes / kChunkBytes;
@@ -78,7 +78,9 @@ struct Consumer {
   __device__ __forceinline__ void weigh_block(typename C::ScoreTile& s, typename C::RowStates& rows,
                                               float (&rescale)[2], const HopperParams& p, const Mask& mask,
                                               int first_key) const {
-    if constexpr (C::kModified) modify(s, p.fwd.problem, mask, scale, lane, packed, work.first_row, first_key);
+    if constexpr (C::kModified) {
+      modify(s, p.fwd.problem, mask, scale, lane, packed, work.first_row, first_key);
+    }
     if (mask.cuts_right(first_query, first_key, C::kTileN) || mask.cuts_left(last_query, first_key)) {
       apply_mask(s, mask, lane, packed, work.first_row, first_key);
     }
@@ -143,8 +145,8 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       k_at.advance();
       me.weigh_block(s, rows, rescale, p, unit.mask, first_key);
       // The next keys are waited for here, between the softmax and the wait for P V, and by a condition that
-      // needs all weights (their sums are never negative): a branch is what keeps ptxas from moving one behind
-      // the other, so that they do not overlap.
+      // needs all weights (their sums are never negative): without a branch between them ptxas moves one
+      // behind the other, so that they do not overlap.
       pin(s[0]);
       const bool never = fminf(rows[0][0].sum, rows[0][1].sum) < 0.f;
       if (block > unit.first || never) shared.k_ring.wait_full(k_at);
@@ -175,7 +177,8 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
     const int kv_head = me.work.head / p.fwd.problem.gqa_ratio;
     const float v_descale =
         C::kFp8 ? find_descale(p.fwd.v_descale, p.fwd.v_scale, p.fwd.v_scale_stride, kv_head) : 1.f;
-    store(o, rows, Output<C>{p.fwd, me.work, sequence, me.packed, kv_head, me.scale.log2, v_descale}, p, q, me);
+    store(o, rows, Output<C>{p.fwd, me.work, sequence, me.packed, kv_head, me.scale.log2, v_descale}, p, q,
+          me);
     q_ring.leave(q_at);
     q_at.advance();
   }

@@ -114,7 +114,8 @@ struct Shared {
     // Rows of a consumer that no query fills are multiplied, too.
     const int unused = (C::kRows - p.consumer_rows) * kSlabRowBytes / kChunkBytes;  // chunks of a slab
     for (int i = threadIdx.x; i < C::kConsumers * C::TileQ::kSlabs * unused; i += C::kThreads) {
-      const u32 slab = q + i / unused % C::TileQ::kSlabs * C::TileQ::kSlabBytes + i / unused / C::TileQ::kSlabs * C::kQBytes;
+      const u32 slab = q + i / unused % C::TileQ::kSlabs * C::TileQ::kSlabBytes +
+                       i / unused / C::TileQ::kSlabs * C::kQBytes;
       store_shared_16(slab + p.consumer_rows * kSlabRowBytes + i % unused * kChunkBytes, {0, 0, 0, 0});
     }
     fence_async_shared();
@@ -125,8 +126,12 @@ struct Shared {
   __device__ __forceinline__ Ring<1> q_ring_of(int consumer) const {
     return {q_rings.full + consumer * Ring<1>::kBytes};
   }
-  __device__ __forceinline__ u32 k_of(const Place<C::kStages>& at) const { return k + at.stage * C::TileK::kBytes; }
-  __device__ __forceinline__ u32 v_of(const Place<C::kStages>& at) const { return v + at.stage * C::TileV::kBytes; }
+  __device__ __forceinline__ u32 k_of(const Place<C::kStages>& at) const {
+    return k + at.stage * C::TileK::kBytes;
+  }
+  __device__ __forceinline__ u32 v_of(const Place<C::kStages>& at) const {
+    return v + at.stage * C::TileV::kBytes;
+  }
   __device__ __forceinline__ u32 values_of(const Place<C::kValueStages>& at) const {
     return C::kFp8 ? vt + at.stage * C::TileVt::kBytes : v + at.stage * C::TileV::kBytes;
   }

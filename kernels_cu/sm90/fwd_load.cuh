@@ -20,8 +20,8 @@ struct KeySource {
 
 // A block of keys or values. Each lane sees to some of its boxes: they are as many as slabs, times pages.
 template <typename C, typename Tile>
-__device__ __forceinline__ void load_block(const HopperParams& p, const TensorMap& map, const KeySource& source,
-                                           u32 tile, u32 barrier, int first_key) {
+__device__ __forceinline__ void load_block(const HopperParams& p, const TensorMap& map,
+                                           const KeySource& source, u32 tile, u32 barrier, int first_key) {
   const int lane = threadIdx.x % 32;
   if (lane == 0) mbarrier_arrive_expect(barrier, Tile::kBytes);
   __syncwarp();
@@ -47,15 +47,17 @@ __device__ __forceinline__ void load_block(const HopperParams& p, const TensorMa
 
 // The queries of all consumers, each for itself: one may still write its results over the last ones.
 template <typename C>
-__device__ __forceinline__ void load_queries(const HopperParams& p, const Shared<C>& shared, const Unit<C>& unit,
-                                             const Place<1>& at) {
+__device__ __forceinline__ void load_queries(const HopperParams& p, const Shared<C>& shared,
+                                             const Unit<C>& unit, const Place<1>& at) {
   const int lane = threadIdx.x % 32;
   const PackedRows packed(p.fwd);
 #pragma unroll 1
   for (int consumer = 0; consumer < C::kConsumers; ++consumer) {
     const Ring<1> ring = shared.q_ring_of(consumer);
     ring.wait_empty(at);
-    if (lane == 0) mbarrier_arrive_expect(ring.full_of(at), C::TileQ::kSlabs * p.consumer_rows * kSlabRowBytes);
+    if (lane == 0) {
+      mbarrier_arrive_expect(ring.full_of(at), C::TileQ::kSlabs * p.consumer_rows * kSlabRowBytes);
+    }
     __syncwarp();
     if (lane < C::TileQ::kSlabs) {
       const int query = packed.query(unit.work.first_row + consumer * p.consumer_rows);
@@ -66,8 +68,8 @@ __device__ __forceinline__ void load_queries(const HopperParams& p, const Shared
   }
 }
 
-// Keys of a block come before the values of the one before it: that is the order in which they are needed, and
-// the stages of keys are left first.
+// Keys of a block come before the values of the one before it: that is the order in which they are needed,
+// and the stages of keys are left first.
 template <typename C>
 __device__ __forceinline__ void load(const HopperParams& p, const Shared<C>& shared) {
   Place<1> q_at;
@@ -77,16 +79,18 @@ __device__ __forceinline__ void load(const HopperParams& p, const Shared<C>& sha
   for (u32 index = blockIdx.x; index < p.tiles; index += gridDim.x) {
     const Unit<C> unit(p, index);
     if (!unit.exists || unit.last < unit.first) continue;
-    const KeySource source{unit.work.head / p.fwd.problem.gqa_ratio, static_cast<int>(unit.sequence.first_k),
-                           unit.sequence.entry_k,
-                           p.fwd.page_table ? p.fwd.page_table + unit.work.batch * p.fwd.page_table_stride : nullptr,
-                           unit.sequence.seqlen_k, boxes};
+    const KeySource source{
+        unit.work.head / p.fwd.problem.gqa_ratio, static_cast<int>(unit.sequence.first_k),
+        unit.sequence.entry_k,
+        p.fwd.page_table ? p.fwd.page_table + unit.work.batch * p.fwd.page_table_stride : nullptr,
+        unit.sequence.seqlen_k, boxes};
 #pragma unroll 1
     for (int block = unit.last; block >= unit.first - 1; --block) {
       if (block >= unit.first) {
         const int first_key = unit.blocks.block(block) * C::kTileN;
         shared.k_ring.wait_empty(k_at);
-        load_block<C, typename C::TileK>(p, p.k, source, shared.k_of(k_at), shared.k_ring.full_of(k_at), first_key);
+        load_block<C, typename C::TileK>(p, p.k, source, shared.k_of(k_at), shared.k_ring.full_of(k_at),
+                                         first_key);
         k_at.advance();
       }
       if (block == unit.last) {
@@ -95,7 +99,8 @@ __device__ __forceinline__ void load(const HopperParams& p, const Shared<C>& sha
       } else {
         const int first_key = unit.blocks.block(block + 1) * C::kTileN;
         shared.v_ring.wait_empty(v_at);
-        load_block<C, typename C::TileV>(p, p.v, source, shared.v_of(v_at), shared.v_ring.full_of(v_at), first_key);
+        load_block<C, typename C::TileV>(p, p.v, source, shared.v_of(v_at), shared.v_ring.full_of(v_at),
+                                         first_key);
         v_at.advance();
       }
     }

@@ -48,8 +48,8 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
   }
 }
 
-// Normalises O and writes it through the tile of the queries, which no one reads any more: by TMA where all rows
-// exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
+// Normalises O and writes it through the tile of the queries, which all have read by then: by TMA where all
+// rows exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
 template <typename C, typename Consumer>
 __device__ __forceinline__ void store(typename C::OutTile& o, const typename C::RowStates& states,
                                       const Output<C>& output, const HopperParams& p, u32 tile,
@@ -92,7 +92,8 @@ __device__ __forceinline__ void store(typename C::OutTile& o, const typename C::
     const int tile_row = item / kRowChunks;
     const int dim = item % kRowChunks * kChunkElements;
     if (output.exists(tile_row) && dim < p.fwd.problem.head_dim_v) {
-      const u32 from = TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements);
+      const u32 from =
+          TileOut::chunk(tile, dim / TileOut::kPerSlab, tile_row, dim % TileOut::kPerSlab / kChunkElements);
       store_global_16(output.out(tile_row) + dim, load_shared_16(from));
     }
   }
@@ -101,7 +102,8 @@ __device__ __forceinline__ void store(typename C::OutTile& o, const typename C::
 // The results of rows that see no key. They go to global memory directly: the producer brings no queries for
 // such a tile, and may be bringing those of the next one.
 template <typename C, typename Consumer>
-__device__ __forceinline__ void store_nothing(const Output<C>& output, const HopperParams& p, const Consumer& me) {
+__device__ __forceinline__ void store_nothing(const Output<C>& output, const HopperParams& p,
+                                              const Consumer& me) {
   constexpr int kRowChunks = C::kHeadDimV / kChunkElements;
 #pragma unroll 1
   for (int item = threadIdx.x % 128; item < p.consumer_rows * kRowChunks; item += 128) {

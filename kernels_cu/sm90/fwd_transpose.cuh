@@ -11,16 +11,16 @@
 namespace flashactor {
 
 constexpr int kKeysTogether = 32;  // of an ldmatrix
-constexpr int kDimsTogether = 32;  // of two, which wait together
+constexpr int kDimsTogether = 32;  // of two, whose latencies overlap
 
 // A tile [keys][dims] to [dims][keys], as far as this warp does it. There is no transposition of bytes, but
 // ldmatrix.trans of pairs of dims, over 32 keys: lane l gets dims 2 * (l / 4) and the next, of keys 2j and
 // 2j + 1 (j = l % 4) of each of four times eight keys. Two permutations of two such registers part the dims:
-// keys {2j, 2j + 1, 8 + 2j, 9 + 2j} of the even dim, and of the odd one, which stmatrix makes bytes 4j to 4j + 3
-// of its row. That is an order of keys of its own, and the one that P has when the accumulators of two n8 tiles
-// of S become four bytes of A. Even dims of a chunk of 16 make eight rows, and so one n8 tile of O, odd ones the
-// next; those of its halves take turns, so that a lane has pairs of dims at the end (Run). No bank is asked for
-// twice.
+// keys {2j, 2j + 1, 8 + 2j, 9 + 2j} of the even dim, and of the odd one, which stmatrix makes bytes 4j to
+// 4j + 3 of its row. That is an order of keys of its own, and the one that P has when the accumulators of two
+// n8 tiles of S become four bytes of A. Even dims of a chunk of 16 make eight rows, and so one n8 tile of O,
+// odd ones the next; those of its halves take turns, so that a lane has pairs of dims at the end (Run). No
+// bank is asked for twice.
 template <typename C>
 __device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp) {
   using TileV = typename C::TileV;

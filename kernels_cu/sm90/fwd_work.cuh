@@ -11,8 +11,8 @@
 namespace flashactor {
 
 // Tile `index` of the launch. All tiles of some lines, whose keys L2 holds together, come before those of the
-// next lines. Among them the rows with most keys under a causal mask come first, whatever line they are of: the
-// work gets shorter towards the end, so blocks that stay resident finish together.
+// next lines. Among them the rows with most keys under a causal mask come first, whatever line they are of:
+// the work gets shorter towards the end, so blocks that stay resident finish together.
 template <typename C>
 __device__ __forceinline__ Work find_work(const HopperParams& p, u32 index) {
   const u32 section_tiles = p.lines_together * p.fwd.q_tiles;
@@ -49,7 +49,8 @@ struct Unit {
         blocks(mask, packed.query(w.first_row),
                min(packed.query(w.first_row + C::kConsumers * p.consumer_rows - 1), sequence.seqlen_q - 1),
                C::kTileN) {
-    const int share = p.fwd.blocks_per_split ? p.fwd.blocks_per_split : divide_up(blocks.count, p.fwd.num_splits);
+    const int share =
+        p.fwd.blocks_per_split ? p.fwd.blocks_per_split : divide_up(blocks.count, p.fwd.num_splits);
     first = w.split * share;
     last = min(first + share, blocks.count) - 1;
     exists = packed.query(w.first_row) < sequence.stored_q;

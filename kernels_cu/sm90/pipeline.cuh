@@ -1,5 +1,5 @@
-// Rings of tiles in shared memory between a producer and its consumers: which stage is next, and in which phase
-// its barriers are.
+// Rings of tiles in shared memory between a producer and its consumers: which stage is next, and in which
+// phase its barriers are.
 #pragma once
 
 #include "common/types.cuh"
@@ -44,7 +44,8 @@ struct Ring {
   __device__ __forceinline__ void wait_full(const Place<Stages>& at) const {
     mbarrier_wait(full_of(at), at.phase);
   }
-  // By each warp that has written a part of the tile: one of its threads says so for all. TMA says it by itself.
+  // By each warp that has written a part of the tile: one of its threads says so for all. TMA says it by
+  // itself.
   __device__ __forceinline__ void fill(const Place<Stages>& at) const {
     fence_async_shared();
     __syncwarp();

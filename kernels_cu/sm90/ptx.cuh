@@ -22,7 +22,8 @@ __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
 }
 
 __device__ __forceinline__ void mbarrier_arrive_expect(u32 barrier, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 
 // Waits for the end of the phase of a parity. The instruction itself sleeps for a while before it gives up.
@@ -50,8 +51,8 @@ __device__ __forceinline__ void tma_prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// A box that begins at element `column` of `head`, `row` and `entry`. What lies outside of the tensor comes as
-// zeros, and counts among the bytes of the barrier.
+// A box that begins at element `column` of `head`, `row` and `entry`. What lies outside of the tensor comes
+// as zeros, and counts among the bytes of the barrier.
 __device__ __forceinline__ void tma_load(u32 to, const TensorMap* map, u32 barrier, int column, int head,
                                          int row, int entry) {
   asm volatile(
@@ -63,13 +64,15 @@ __device__ __forceinline__ void tma_load(u32 to, const TensorMap* map, u32 barri
 
 __device__ __forceinline__ void tma_store(const TensorMap* map, u32 from, int column, int head, int row,
                                           int entry) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
-                   map),
-               "r"(from), "r"(column), "r"(head), "r"(row), "r"(entry)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
+      "r"(from), "r"(column), "r"(head), "r"(row), "r"(entry)
+      : "memory");
 }
 
-__device__ __forceinline__ void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 
 // Until this thread's stores have read shared memory.
 __device__ __forceinline__ void tma_store_wait_read() {
@@ -105,7 +108,9 @@ __device__ __forceinline__ void stmatrix_x4(u32 address, const u32 (&r)[4]) {
 
 // ---- order of wgmma
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 // Until all but the newest `Pending` groups of products are complete.
 template <int Pending>
@@ -113,8 +118,8 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-// Nothing at run time. The compiler knows nothing of the result, so it computes what depends on it where it is
-// used.
+// Nothing at run time. The compiler knows nothing of the result, so it computes what depends on it where it
+// is used.
 __device__ __forceinline__ u32 opaque(u32 x) {
   asm volatile("" : "+r"(x));
   return x;
