@@ -90,12 +90,13 @@ def _function(n: int, *, in_registers: bool) -> str:
         *(f"      {line} \\" for line in statement[:-1]),
         f"      {statement[-1]})",
     ]
-    transposed = '", 1"' if in_registers else '", 0, 0"'
+    of_16_bits = ", 1" if in_registers else ", 0, 0"
     for index, (product, types) in enumerate(PRODUCTS.items()):
         word = "} else if" if index else "if"
         lines.append(f"  {word} constexpr (Types == Product::{product}) {{")
         # 8-bit operands have no other layout than that with contiguous depth.
-        lines.append(f'    FLASHACTOR_WGMMA("{types}", {transposed if "k16" in types else chr(34) * 2});')
+        transposed = of_16_bits if "k16" in types else ""
+        lines.append(f'    FLASHACTOR_WGMMA("{types}", "{transposed}");')
     lines += ["  }", "#undef FLASHACTOR_WGMMA", "}"]
     return "\n".join(lines) + "\n"
 

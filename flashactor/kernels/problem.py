@@ -51,7 +51,7 @@ class Extent:
         """Query heads for each key/value head."""
         return self.heads_q // self.heads_kv
 
-    def stands_alone(self, request: AttentionRequest) -> bool:
+    def longest_may_decide(self, request: AttentionRequest) -> bool:
         """Whether a sequence's tile may depend on the longest one's length: where sequences are packed, that
         one would decide for the others."""
         return not (request.batch_invariant and self.packed)

@@ -209,7 +209,7 @@ def _reference_reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ..
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
         SM90.name,
-        "FlashAttention-3 with TMA and wgmma, the fastest kernels here on Hopper",
+        "FlashAttention-3 with TMA and wgmma, on Hopper",
         SM90.reasons_against,
         SM90,
     ),

@@ -53,7 +53,7 @@ def forward_kernel(
 def _cut(request: AttentionRequest, arch: SmArch, extent: Extent) -> ForwardShape:
     # Dropout's random words belong to an m16 tile of queries of one head.
     pack = 1 if scores_of(request) is Scores.DROPOUT else extent.gqa_ratio
-    decode = extent.stands_alone(request) and extent.seqlen_q * pack <= DECODE_ROWS
+    decode = extent.longest_may_decide(request) and extent.seqlen_q * pack <= DECODE_ROWS
     spec = forward_kernel(request, arch, decode=decode)
     if spec.tile.key_warps == 1 and extent.seqlen_q >= spec.tile.m:
         pack = 1  # whole tiles of one head: nothing to gain, and rows follow each other in memory

@@ -55,7 +55,7 @@ def forward_kernel(request: AttentionRequest, arch: SmArch, *, decode: bool = Fa
 
 def _cut(request: AttentionRequest, arch: SmArch, extent: Extent) -> ForwardShape:
     pack = packed_heads(extent.gqa_ratio)
-    decode = extent.stands_alone(request) and extent.seqlen_q * pack <= consumer_rows(pack)
+    decode = extent.longest_may_decide(request) and extent.seqlen_q * pack <= consumer_rows(pack)
     spec = forward_kernel(request, arch, decode=decode)
     if not decode and extent.seqlen_q >= spec.tile.m:
         pack = 1  # whole tiles of one head: nothing to gain

@@ -114,8 +114,7 @@ MIXED, HEADS_FIRST, SMALLER, STEEP = "mixed strides", "heads first", "smaller he
 PACKED, USED, SPLITS, FIXED = "packed", "used lengths", "splits", "fixed splits"
 BLOCKS, APPENDED = "several key blocks", "appended keys"
 PHASES, RESIDENT, ONE_RESIDENT = "phases", "resident blocks", "one resident block"
-ODD, SMALL_PAGES, PAGES_HND = "odd groups", "small pages", "pages, heads first"
-LARGE_PAGES, BLOCK_PAGES = "large pages", "pages as large as blocks"
+ODD, SMALL_PAGES, LARGE_PAGES = "odd groups", "small pages", "large pages"
 
 
 def at(file: str, old: str, new: str, times: int = 1) -> Edit:
