@@ -7,7 +7,7 @@ over the ends of tensors, of sequences and of pages.
 from __future__ import annotations
 
 from flashactor.check.layouts import HEADS_FIRST, MIXED
-from flashactor.check.shapes import CAUSAL, FULL, LONG, Shape
+from flashactor.check.shapes import CAUSAL, FULL, LONG, Shape, few_queries
 from flashactor.kernels.sm90 import CONSUMER_ROWS, HopperSpec
 from flashactor.kernels.splits import INVARIANT_KEYS_PER_SPLIT, MIN_KEYS_PER_SPLIT
 from flashactor.types import MaskKind
@@ -213,35 +213,7 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
             page=256,
             heads_first=True,
         ),
-        Shape(
-            name="sinks ahead",
-            q=(16,),
-            k=(n + 8,),
-            mask=MaskKind.sliding(n // 4, 3),
-            sink_tokens=n + 6,
-        ),
-        Shape(name="mixed strides", q=(3,) * 2, k=(n + 3,) * 2, heads=(4, 2), layouts=MIXED, mask=CAUSAL),
-        Shape(name="heads first", q=(5,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
-        Shape(
-            name="smaller heads", q=(2,), k=(2 * n - 3,), heads=(8, 2), unused=24, unused_v=16, layouts=MIXED
-        ),
-        Shape(name="steep softmax", q=(3,), k=(2 * n + 1,), mask=CAUSAL, std=4.0),
-        Shape(
-            name="packed",
-            q=(3, 0, 1, 1, 5),
-            k=(n + 9, 7, 0, 2 * n + 1, 2),
-            heads=(4, 2),
-            mask=CAUSAL,
-            sink_tokens=2,
-        ),
-        Shape(
-            name="used lengths",
-            q=(7, 4, 9),
-            k=(2 * n, n, 11),
-            used_q=(5, 0, 9),
-            used_k=(n + 7, 5, 0),
-            mask=MaskKind.sliding(20, 5),
-        ),
+        *few_queries(n),
         Shape(
             name="splits",
             q=(2, 3),

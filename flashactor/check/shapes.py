@@ -166,6 +166,24 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
             sink_tokens=5,
             learned_sinks=True,
         ),
+        *few_queries(n),
+        Shape(name="splits", q=(2, 3), k=(LONG, 90), heads=(4, 2), mask=CAUSAL, learned_sinks=True),
+        Shape(
+            name="fixed splits",
+            q=(1,),
+            k=(INVARIANT_KEYS_PER_SPLIT + 52,),
+            heads=(4, 2),
+            batch_invariant=True,
+        ),
+        Shape(
+            name="several key blocks", q=(3,), k=(3 * n - 5,), heads=(4, 2), mask=CAUSAL, every_schedule=True
+        ),
+    )
+
+
+def few_queries(n: int) -> tuple[Shape, ...]:
+    """Those with few queries that are the same for every family, of blocks of ``n`` keys."""
+    return (
         Shape(
             name="sinks ahead",
             q=(16,),
@@ -194,16 +212,5 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
             used_q=(5, 0, 9),
             used_k=(n + 7, 5, 0),
             mask=MaskKind.sliding(20, 5),
-        ),
-        Shape(name="splits", q=(2, 3), k=(LONG, 90), heads=(4, 2), mask=CAUSAL, learned_sinks=True),
-        Shape(
-            name="fixed splits",
-            q=(1,),
-            k=(INVARIANT_KEYS_PER_SPLIT + 52,),
-            heads=(4, 2),
-            batch_invariant=True,
-        ),
-        Shape(
-            name="several key blocks", q=(3,), k=(3 * n - 5,), heads=(4, 2), mask=CAUSAL, every_schedule=True
         ),
     )

@@ -6,10 +6,8 @@ from planted import (
     ASYNC,
     ATTEND,
     BARRIER,
-    BLOCKS,
     CONFIG,
     DEADLOCK,
-    HOPPER,
     HOPPER_DECODE,
     HOPPER_KERNEL,
     HOPPER_PTX,
@@ -22,25 +20,19 @@ from planted import (
     SMALL_PAGES,
     SPILLS,
     UNWRITTEN,
-    Fault,
     at,
     fault,
     in_file,
+    in_hopper,
+    in_hopper_decode,
 )
 
-
-def _few(file: str, name: str, old: str, new: str, caught: str, case: str = PHASES, **options: bool) -> Fault:
-    """A fault that one consumer shows."""
-    return in_file(file, name, old, new, caught, HOPPER_DECODE, case, **options)
-
-
-def _all(file: str, name: str, old: str, new: str, caught: str, case: str = BLOCKS, **options: bool) -> Fault:
-    """A fault that several consumers show."""
-    return in_file(file, name, old, new, caught, HOPPER, case, **options)
-
-
-in_ring, in_attend, in_load = partial(_few, RING), partial(_few, ATTEND), partial(_few, LOAD)
-in_products, in_config = partial(_few, HOPPER_KERNEL), partial(_few, CONFIG)
+in_ring, in_attend, in_load = (
+    partial(in_hopper_decode, RING),
+    partial(in_hopper_decode, ATTEND),
+    partial(in_hopper_decode, LOAD),
+)
+in_products, in_config = partial(in_hopper_decode, HOPPER_KERNEL), partial(in_hopper_decode, CONFIG)
 
 FENCE_INIT = "      fence_mbarrier_init();\n"
 SET_UP_FENCE = "    fence_async_shared();\n    __syncthreads();\n"
@@ -272,61 +264,67 @@ PRODUCTS_IN_FLIGHT = (
 TURN_COUNT = "named_arrive(kTurnBarrier + (consumer + 1) % C::kConsumers, 2 * 128)"
 
 TURNS_TAKEN = (
-    _all(ATTEND, "products do not wait for their turn", "      turn.take();\n", "", DEADLOCK),
-    _all(ATTEND, "the turn is not passed on", "      turn.pass();\n", "", DEADLOCK),
-    _all(ATTEND, "nobody has the first turn", "  turn.begin();\n", "", DEADLOCK),
-    _all(ATTEND, "a turn counts one consumer", TURN_COUNT, TURN_COUNT.replace("2 * 128", "128"), DEADLOCK),
-    _all(ATTEND, "a turn counts all consumers", "2 * 128", "C::kConsumers * 128", DEADLOCK, times=2),
-    _all(
+    in_hopper(ATTEND, "products do not wait for their turn", "      turn.take();\n", "", DEADLOCK),
+    in_hopper(ATTEND, "the turn is not passed on", "      turn.pass();\n", "", DEADLOCK),
+    in_hopper(ATTEND, "nobody has the first turn", "  turn.begin();\n", "", DEADLOCK),
+    in_hopper(
+        ATTEND, "a turn counts one consumer", TURN_COUNT, TURN_COUNT.replace("2 * 128", "128"), DEADLOCK
+    ),
+    in_hopper(ATTEND, "a turn counts all consumers", "2 * 128", "C::kConsumers * 128", DEADLOCK, times=2),
+    in_hopper(
         ATTEND,
         "the turn goes back",
         "(consumer + 1) % C::kConsumers",
         "(consumer + C::kConsumers - 1) % C::kConsumers",
         DEADLOCK,
     ),
-    _all(ATTEND, "the turn stays", "(consumer + 1) % C::kConsumers", "consumer", DEADLOCK),
+    in_hopper(ATTEND, "the turn stays", "(consumer + 1) % C::kConsumers", "consumer", DEADLOCK),
 )
 """Consumers that issue products by turns."""
 
 REGISTERS = (
-    _all(
+    in_hopper(
         CONFIG,
         "consumers claim more registers than there are",
         "kConsumers == 3 ? 160 :",
         "kConsumers == 3 ? 168 :",
         DEADLOCK,
     ),
-    _all(
+    in_hopper(
         CONFIG,
         "the producer keeps registers that consumers claim",
         "kConsumers == 3 ? 32 :",
         "kConsumers == 3 ? 40 :",
         DEADLOCK,
     ),
-    _all(
+    in_hopper(
         CONFIG,
         "consumers claim half of a unit",
         "kConsumers == 3 ? 160 :",
         "kConsumers == 3 ? 156 :",
         BARRIER,
     ),
-    _all(
+    in_hopper(
         CONFIG,
         "consumers claim fewer registers than their tiles take",
         "kConsumers == 3 ? 160 :",
         "kConsumers == 3 ? 136 :",
         SPILLS,
     ),
-    _all(HOPPER_PTX, "the producer claims instead of releasing", "setmaxnreg.dec", "setmaxnreg.inc", BARRIER),
-    _all(HOPPER_PTX, "consumers release instead of claiming", "setmaxnreg.inc", "setmaxnreg.dec", BARRIER),
-    _all(
+    in_hopper(
+        HOPPER_PTX, "the producer claims instead of releasing", "setmaxnreg.dec", "setmaxnreg.inc", BARRIER
+    ),
+    in_hopper(
+        HOPPER_PTX, "consumers release instead of claiming", "setmaxnreg.inc", "setmaxnreg.dec", BARRIER
+    ),
+    in_hopper(
         HOPPER_KERNEL,
         "one warp of the producer releases registers",
         "if constexpr (C::kConsumers > 1) release",
         "if (threadIdx.x < 32) release",
         DEADLOCK,
     ),
-    _all(
+    in_hopper(
         HOPPER_KERNEL,
         "the producer releases nothing",
         "    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();\n",

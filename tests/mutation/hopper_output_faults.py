@@ -10,7 +10,6 @@ from planted import (
     BLOCKS,
     DEADLOCK,
     GROUPED,
-    HOPPER,
     HOPPER_DECODE,
     HOPPER_WIDE,
     MIXED,
@@ -19,7 +18,6 @@ from planted import (
     ONE_RESIDENT,
     OUT,
     PACKED,
-    PHASES,
     RACE,
     RAGGED,
     RESIDENT,
@@ -28,24 +26,18 @@ from planted import (
     TILE_STORE,
     UNWRITTEN,
     USED,
-    Fault,
     at,
     fault,
     in_file,
+    in_hopper,
+    in_hopper_decode,
 )
 
-
-def _few(file: str, name: str, old: str, new: str, caught: str, case: str = PHASES, **options: bool) -> Fault:
-    """A fault that one consumer shows."""
-    return in_file(file, name, old, new, caught, HOPPER_DECODE, case, **options)
-
-
-def _all(file: str, name: str, old: str, new: str, caught: str, case: str = BLOCKS, **options: bool) -> Fault:
-    """A fault that several consumers show."""
-    return in_file(file, name, old, new, caught, HOPPER, case, **options)
-
-
-in_store, in_order, in_attend = partial(_few, TILE_STORE), partial(_few, TILE_ORDER), partial(_few, ATTEND)
+in_store, in_order, in_attend = (
+    partial(in_hopper_decode, TILE_STORE),
+    partial(in_hopper_decode, TILE_ORDER),
+    partial(in_hopper_decode, ATTEND),
+)
 
 READ = "  named_sync(barrier, 128);  // all warps have read the queries\n"
 WRITTEN = "  fence_async_shared();\n  named_sync(barrier, 128);  // all warps have written their rows\n"
@@ -64,7 +56,7 @@ STORES = (
         ASYNC,
         races=True,
     ),
-    _all(
+    in_hopper(
         TILE_STORE,
         "consumers share a barrier",
         "barrier = kOwnBarrier + me.number;",
@@ -81,14 +73,14 @@ STORES = (
         RACE,
         races=True,
     ),
-    _all(
+    in_hopper(
         TILE_STORE,
         "all consumers store the first one's rows",
         "+ me.first_query, sequence.entry",
         ", sequence.entry",
         UNWRITTEN,
     ),
-    _all(
+    in_hopper(
         TILE_STORE,
         "tiles of all sequences are stored at the first",
         "static_cast<int>(sequence.first_q) + me.first_query",
@@ -141,7 +133,7 @@ STORES = (
         BLOCKS,
     ),
     in_store("half of the rows lie over the others", "half * kPatternBytes", "0", OUT),
-    _all(
+    in_hopper(
         TILE_STORE,
         "rows that no query fills have an lse",
         " && tile_row < p.consumer_rows;",
@@ -165,7 +157,7 @@ STORES = (
         SPLITS,
         races=True,
     ),
-    _all(
+    in_hopper(
         TILE_STORE,
         "nothing is stored for rows that see no key",
         "    } else {\n      store_global_16(output.out(tile_row) + dim, {0, 0, 0, 0});\n",
@@ -173,7 +165,7 @@ STORES = (
         UNWRITTEN,
         MORE_QUERIES,
     ),
-    _all(
+    in_hopper(
         TILE_STORE,
         "rows that see no key have no lse",
         "    if (dim == 0) output.finish_row(tile_row, -kInfinity, 0.f, true);\n",
@@ -223,7 +215,7 @@ WORK_ITEMS = (
         UNWRITTEN,
         MIXED,
     ),
-    _all(
+    in_hopper(
         TILE_ORDER,
         "the reversed order of tiles is one off",
         "p.fwd.q_tiles - 1 - tile",
@@ -231,7 +223,7 @@ WORK_ITEMS = (
         UNWRITTEN,
         RAGGED,
     ),
-    _all(
+    in_hopper(
         TILE_ORDER,
         "a tile is its line",
         "static_cast<int>(within / lines)",
@@ -249,7 +241,7 @@ WORK_ITEMS = (
         ACCESS,
         SPLITS,
     ),
-    _all(
+    in_hopper(
         TILE_ORDER,
         "tiles have 64 rows a consumer",
         "* C::kConsumers * p.consumer_rows};",
@@ -257,7 +249,7 @@ WORK_ITEMS = (
         UNWRITTEN,
         "pairs of odd groups",
     ),
-    _all(
+    in_hopper(
         TILE_ORDER,
         "a tile's keys are those of its first consumer",
         "w.first_row + C::kConsumers * p.consumer_rows - 1",
@@ -291,7 +283,7 @@ WORK_ITEMS = (
         OUT,
         USED,
     ),
-    _all(
+    in_hopper(
         ATTEND,
         "consumers are 64 rows apart",
         "unit.work.first_row + consumer * p.consumer_rows",

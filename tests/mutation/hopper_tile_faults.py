@@ -12,7 +12,6 @@ from planted import (
     DEADLOCK,
     GROUPED,
     HOPPER,
-    HOPPER_DECODE,
     HOPPER_KERNEL,
     HOPPER_WIDE,
     LARGE_PAGES,
@@ -23,7 +22,6 @@ from planted import (
     ONE_KEY,
     OUT,
     PACKED,
-    PHASES,
     RACE,
     RAGGED,
     SLABS,
@@ -31,12 +29,8 @@ from planted import (
     UNWRITTEN,
     Fault,
     in_file,
+    in_hopper_decode,
 )
-
-
-def _few(file: str, name: str, old: str, new: str, caught: str, case: str = PHASES, **options: bool) -> Fault:
-    """A fault that one consumer shows."""
-    return in_file(file, name, old, new, caught, HOPPER_DECODE, case, **options)
 
 
 def _wide(
@@ -46,10 +40,10 @@ def _wide(
     return in_file(file, name, old, new, caught, HOPPER_WIDE, case, **options)
 
 
-in_slabs, in_wide_slabs = partial(_few, SLABS), partial(_wide, SLABS)
-in_load, in_wide_load = partial(_few, LOAD), partial(_wide, LOAD)
-in_attend, in_wide_attend = partial(_few, ATTEND), partial(_wide, ATTEND)
-in_products, in_config = partial(_few, HOPPER_KERNEL), partial(_few, CONFIG)
+in_slabs, in_wide_slabs = partial(in_hopper_decode, SLABS), partial(_wide, SLABS)
+in_load, in_wide_load = partial(in_hopper_decode, LOAD), partial(_wide, LOAD)
+in_attend, in_wide_attend = partial(in_hopper_decode, ATTEND), partial(_wide, ATTEND)
+in_products, in_config = partial(in_hopper_decode, HOPPER_KERNEL), partial(in_hopper_decode, CONFIG)
 
 DESCRIPTORS = (
     in_slabs("descriptors begin at bytes", "(address & 0x3ffff) >> 4", "(address & 0x3ffff)", ACCESS),

@@ -157,6 +157,21 @@ CONFIG, RING, HOPPER_PTX = "sm90/fwd_config.cuh", "sm90/pipeline.cuh", "sm90/ptx
 SLABS, TILE_STORE, TILE_ORDER = "sm90/tile.cuh", "sm90/fwd_store.cuh", "sm90/fwd_work.cuh"
 FP8_KERNEL, TRANSPOSE = "sm90/fwd_fp8.cu", "sm90/fwd_transpose.cuh"
 
+
+def in_hopper(
+    file: str, name: str, old: str, new: str, caught: str, case: str = BLOCKS, **options: bool
+) -> Fault:
+    """A fault that several consumers show."""
+    return in_file(file, name, old, new, caught, HOPPER, case, **options)
+
+
+def in_hopper_decode(
+    file: str, name: str, old: str, new: str, caught: str, case: str = PHASES, **options: bool
+) -> Fault:
+    """A fault that one consumer shows."""
+    return in_file(file, name, old, new, caught, HOPPER_DECODE, case, **options)
+
+
 in_kernel, in_loop = partial(in_file, KERNEL), partial(in_file, LOOP)
 in_store, in_tile = partial(in_file, STORE), partial(in_file, TILE)
 in_output = partial(in_file, OUTPUT)
