@@ -125,9 +125,9 @@ FULL_TILES = (
     HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
     HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
     HopperTile((128, 128), Tile(128, 176, _TWO), 2, "as many keys as shared memory and registers hold"),
-    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB"),
-    HopperTile((192, 192), Tile(128, 112, _TWO), 2, "216 KB"),
-    HopperTile((256, 256), Tile(128, 80, _TWO), 2, "224 KB"),
+    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB: the widest that fits"),
+    HopperTile((192, 192), Tile(128, 112, _TWO), 2, "216 KB: the widest that fits"),
+    HopperTile((256, 256), Tile(128, 80, _TWO), 2, "224 KB: the widest that fits"),
 )
 """Every query sees every key, scores are plain."""
 
@@ -135,7 +135,7 @@ TILES = (
     HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
     HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
     HopperTile((128, 128), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked"),
-    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB"),
+    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB: the widest that fits"),
     HopperTile((192, 192), Tile(128, 96, _TWO), 2, "192 KB"),
     HopperTile((256, 256), Tile(128, 64, _TWO), 2, "192 KB"),
 )

@@ -48,8 +48,9 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
   }
 }
 
-// Normalises O and writes it through the tile of the queries, which all have read by then: by TMA where all
-// rows exist, else a 16-byte chunk at a time. Partial results go to global memory directly.
+// Normalises O and writes it through the tile of the queries, which all have read by then: by TMA, or, where
+// a box would reach into the next sequence, a 16-byte chunk at a time. Partial results go to global memory
+// directly.
 template <typename C, typename Consumer>
 __device__ __forceinline__ void store(typename C::OutTile& o, const typename C::RowStates& states,
                                       const Output<C>& output, const HopperParams& p, u32 tile,
