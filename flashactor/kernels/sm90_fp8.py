@@ -94,7 +94,7 @@ FP8_TILES = (
     HopperFp8Tile((192, 192), Tile(128, 128, _TWO), 2, "224 KB", 64),
     HopperFp8Tile((256, 256), Tile(128, 96, _TWO), 2, "224 KB; wider pieces spill", 32),
 )
-"""Also without a mask: wider blocks gain next to nothing by the model, and lose where seqlen is no multiple."""
+"""Also without a mask: wider blocks gain next to nothing by the model, and lose on ragged ends."""
 
 FP8_DECODE_TILES = (
     HopperFp8Tile((64, 64), Tile(64, 128, _ONE), 3, "120 KB, of which most is on its way", 64),
