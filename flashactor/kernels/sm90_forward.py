@@ -164,19 +164,20 @@ def _reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
         reasons += hopper_fp8_reasons(request, arch)
     if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
         reasons.append("does not convert fp8 caches to 16 bits")
-    reasons += [
-        f"reads by TMA, which cannot repeat an axis, and {name} has a stride of 0"
-        for name, view in request.arrays().items()
-        if name in _MAPPED and _repeats(view)
-    ]
+    for name, view in request.arrays().items():
+        strides = _strides(view) if name in _MAPPED else ()
+        if 0 in strides:
+            reasons.append(f"reads by TMA, which cannot repeat an axis, and {name} has a stride of 0")
+        if min(strides, default=0) < 0:
+            reasons.append(f"copies by TMA, which takes no negative strides, and {name} has one")
     return tuple(reasons)
 
 
-def _repeats(view: ArrayView) -> bool:
-    # The strides of what has no elements mean nothing.
-    return view.size > 0 and any(
-        extent > 1 and stride == 0 for extent, stride in zip(view.shape, view.strides, strict=True)
-    )
+def _strides(view: ArrayView) -> tuple[int, ...]:
+    """Those that mean something: not of a single element, nor of what has none."""
+    if not view.size:
+        return ()
+    return tuple(stride for extent, stride in zip(view.shape, view.strides, strict=True) if extent > 1)
 
 
 SM90 = ForwardFamily(FAMILY, _reasons, forward_kernel, _cut, _launch)

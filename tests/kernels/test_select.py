@@ -242,6 +242,18 @@ def test_tma_has_no_form_for_an_axis_that_repeats():
     assert choose_family(single, SmArch.SM90A) is SM90
 
 
+@pytest.mark.parametrize("name", ["q", "k", "v", "out"])
+def test_tma_takes_no_axis_backwards(name):
+    arrays = {each: np.ones((2, 40, 2, 64), np.float16) for each in ("q", "k", "v", "out")}
+    arrays[name] = arrays[name][:, ::-1]
+    request = Fa2FwdRequest.from_arrays(**arrays, arch=SmArch.SM90A)
+    reason = f"copies by TMA, which takes no negative strides, and {name} has one"
+    assert refusals(request, "sm90_wgmma").reasons == (reason,)
+    assert choose_family(request, SmArch.SM90A) is SM80
+    single = {each: array[:, :1] for each, array in arrays.items()}
+    assert choose_family(Fa2FwdRequest.from_arrays(**single, arch=SmArch.SM90A), SmArch.SM90A) is SM90
+
+
 def kinds(request):
     return [spec.kind for spec in choose_kernels(request, SmArch.SM80)]
 
