@@ -58,8 +58,14 @@ def check_jobs(options: argparse.Namespace) -> None:
 
 
 def features_of(spec: KernelSpec) -> frozenset[str]:
-    """What ``--feature`` takes for a kernel: its features, and ``bwd`` for ``bwd_dq`` and its like."""
-    return frozenset((*spec.features, spec.kind.partition("_")[0]))
+    """What ``--feature`` takes for a kernel: its features, ``bwd`` for ``bwd_dq`` and its like, and ``paged``
+    for those of Hopper that read keys in pages and others."""
+    pages = (
+        ("paged",)
+        if spec.family == sm90.FAMILY and spec.kind == "fwd" and "full" not in spec.features
+        else ()
+    )
+    return frozenset((*spec.features, spec.kind.partition("_")[0], *pages))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from flashactor import DType, SmArch
+from flashactor import DType, PagedAttentionRequest, PagedKvCache, SmArch
 from flashactor.cache import CubinCache
 from flashactor.cache.folder import CubinFolder
 from flashactor.errors import CompileError, NoKernelError
@@ -256,6 +256,18 @@ OF_MODEL = [
 def test_warm_exactly_these_kernels(flashactor):
     document = json.loads(flashactor("warm", "--kernel", BF16, BF16, "--dry-run", "--json").out)
     assert (document["kernels"], document["cached"]) == ([BF16], 0)
+
+
+def test_warm_paged_on_hopper_takes_the_kernels_of_paged_requests(flashactor):
+    of_one = "warm", "--arch", "sm_90a", "--dtype", "bf16", "--head-dim", "128", "--dry-run", "--json"
+    paged = listed(flashactor(*of_one, "--feature", "paged"))
+    cell = PagedAttentionRequest(
+        SmArch.SM90A, DType.BF16, 128, cache=PagedKvCache(1, 16, 1, 128, 1), num_seqs=1
+    )
+    taken = {spec.label for spec in choose_kernels(cell, SmArch.SM90A) if spec.kind == "fwd"}
+    assert taken
+    assert taken <= set(paged)
+    assert not any(".full." in label for label in paged)
 
 
 def test_warm_by_feature(flashactor):

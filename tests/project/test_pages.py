@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import flashactor
+from flashactor.cli.selection import feature_names
 from flashactor.cli.tables import FEATURES, refreshed, support_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,12 @@ def test_generated_tables_are_current(page):
 
 def test_the_support_table_has_a_row_for_every_feature():
     assert len(support_table().splitlines()) == len(FEATURES) + 2
+
+
+@pytest.mark.parametrize("feature", feature_names())
+def test_the_command_lines_page_has_every_feature(feature):
+    table = (ROOT / "docs/cli.md").read_text().partition("| feature | kernels |")[2].partition("\n\n")[0]
+    assert f"`{feature}`" in table
 
 
 def test_a_page_without_markers_is_an_error():
