@@ -118,36 +118,36 @@ class HopperTile:
     reason: str
 
 
-_THREE, _TWO, _ONE = 16, 12, 8
+THREE, TWO, ONE = 16, 12, 8
 """Warps of so many consumers and a producer."""
 
 FULL_TILES = (
-    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
-    HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
-    HopperTile((128, 128), Tile(128, 176, _TWO), 2, "as many keys as shared memory and registers hold"),
-    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB: the widest that fits"),
-    HopperTile((192, 192), Tile(128, 112, _TWO), 2, "216 KB: the widest that fits"),
-    HopperTile((256, 256), Tile(128, 80, _TWO), 2, "224 KB: the widest that fits"),
+    HopperTile((64, 64), Tile(192, 128, THREE), 2, "exponentials take as long as products"),
+    HopperTile((96, 96), Tile(192, 96, THREE), 2, "three consumers, P in registers"),
+    HopperTile((128, 128), Tile(128, 176, TWO), 2, "as many keys as shared memory and registers hold"),
+    HopperTile((192, 128), Tile(128, 128, TWO), 2, "208 KB: the widest that fits"),
+    HopperTile((192, 192), Tile(128, 112, TWO), 2, "216 KB: the widest that fits"),
+    HopperTile((256, 256), Tile(128, 80, TWO), 2, "224 KB: the widest that fits"),
 )
 """Every query sees every key, scores are plain."""
 
 TILES = (
-    HopperTile((64, 64), Tile(192, 128, _THREE), 2, "exponentials take as long as products"),
-    HopperTile((96, 96), Tile(192, 96, _THREE), 2, "three consumers, P in registers"),
-    HopperTile((128, 128), Tile(128, 128, _TWO), 2, "blocks as wide as high: less is masked"),
-    HopperTile((192, 128), Tile(128, 128, _TWO), 2, "208 KB: the widest that fits"),
-    HopperTile((192, 192), Tile(128, 96, _TWO), 2, "192 KB"),
-    HopperTile((256, 256), Tile(128, 64, _TWO), 2, "192 KB"),
+    HopperTile((64, 64), Tile(192, 128, THREE), 2, "exponentials take as long as products"),
+    HopperTile((96, 96), Tile(192, 96, THREE), 2, "three consumers, P in registers"),
+    HopperTile((128, 128), Tile(128, 128, TWO), 2, "blocks as wide as high: less is masked"),
+    HopperTile((192, 128), Tile(128, 128, TWO), 2, "208 KB: the widest that fits"),
+    HopperTile((192, 192), Tile(128, 96, TWO), 2, "narrower than fits: less is masked"),
+    HopperTile((256, 256), Tile(128, 64, TWO), 2, "narrower than fits: less is masked"),
 )
 """Masks, pages, softcap and ALiBi."""
 
 DECODE_TILES = (
-    HopperTile((64, 64), Tile(64, 128, _ONE), 3, "104 KB, of which most is on its way"),
-    HopperTile((96, 96), Tile(64, 128, _ONE), 3, "208 KB, of which most is on its way"),
-    HopperTile((128, 128), Tile(64, 128, _ONE), 3, "208 KB, of which most is on its way"),
-    HopperTile((192, 128), Tile(64, 64, _ONE), 4, "184 KB, of which most is on its way"),
-    HopperTile((192, 192), Tile(64, 64, _ONE), 4, "216 KB, of which most is on its way"),
-    HopperTile((256, 256), Tile(64, 64, _ONE), 3, "224 KB, of which most is on its way"),
+    HopperTile((64, 64), Tile(64, 128, ONE), 3, "104 KB, of which most is on its way"),
+    HopperTile((96, 96), Tile(64, 128, ONE), 3, "208 KB, of which most is on its way"),
+    HopperTile((128, 128), Tile(64, 128, ONE), 3, "208 KB, of which most is on its way"),
+    HopperTile((192, 128), Tile(64, 64, ONE), 4, "184 KB, of which most is on its way"),
+    HopperTile((192, 192), Tile(64, 64, ONE), 4, "216 KB, of which most is on its way"),
+    HopperTile((256, 256), Tile(64, 64, ONE), 3, "224 KB, of which most is on its way"),
 )
 """At most CONSUMER_ROWS packed rows of queries."""
 

@@ -21,9 +21,6 @@ ALIGNMENT = 16
 BLOCKS_PER_SM = 1
 """Thread blocks that the registers of a multiprocessor hold, of every tile."""
 
-_MAPPED = ("q", "k", "v", "k_cache", "v_cache", "out")
-"""Arrays that have tensor maps."""
-
 _PADDING = {name: 0 for name, _ in HOPPER_PARAMS.fields if name.startswith("padding_")}
 """Values of fields that mean nothing."""
 
@@ -164,8 +161,10 @@ def _reasons(request: AttentionRequest, arch: SmArch) -> tuple[str, ...]:
         reasons += hopper_fp8_reasons(request, arch)
     if isinstance(request, CachedKvRequest) and request.kv_dtype.is_fp8:
         reasons.append("does not convert fp8 caches to 16 bits")
-    for name, view in request.arrays().items():
-        strides = _strides(view) if name in _MAPPED else ()
+    arrays = request.arrays()
+    keys = ("k_cache", "v_cache") if "k_cache" in arrays else ("k", "v")
+    for name in ("q", *keys, "out"):  # those that have tensor maps
+        strides = _strides(arrays[name]) if name in arrays else ()
         if 0 in strides:
             reasons.append(f"reads by TMA, which cannot repeat an axis, and {name} has a stride of 0")
         if min(strides, default=0) < 0:

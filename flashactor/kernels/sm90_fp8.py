@@ -11,7 +11,9 @@ from flashactor.kernels.sm80_fp8 import FP8_TYPES, fp8_reasons
 from flashactor.kernels.sm90 import (
     FAMILY,
     HEAD_DIMS,
+    ONE,
     SLAB_BYTES,
+    TWO,
     HopperSpec,
     HopperTile,
     padded_head_dims,
@@ -83,26 +85,23 @@ class HopperFp8Tile(HopperTile):
     piece_dims: int
 
 
-_TWO, _ONE = 12, 8
-"""Warps of so many consumers and a producer."""
-
 FP8_TILES = (
-    HopperFp8Tile((64, 64), Tile(128, 128, _TWO), 3, "blocks as wide as high: less is masked", 64),
-    HopperFp8Tile((96, 96), Tile(128, 128, _TWO), 3, "blocks as wide as high: less is masked", 96),
-    HopperFp8Tile((128, 128), Tile(128, 128, _TWO), 3, "the widest tile with P V as a whole", 128),
-    HopperFp8Tile((192, 128), Tile(128, 128, _TWO), 3, "the widest tile with P V as a whole", 128),
-    HopperFp8Tile((192, 192), Tile(128, 128, _TWO), 2, "224 KB", 64),
-    HopperFp8Tile((256, 256), Tile(128, 96, _TWO), 2, "224 KB; wider pieces spill", 32),
+    HopperFp8Tile((64, 64), Tile(128, 128, TWO), 3, "blocks as wide as high: less is masked", 64),
+    HopperFp8Tile((96, 96), Tile(128, 128, TWO), 3, "blocks as wide as high: less is masked", 96),
+    HopperFp8Tile((128, 128), Tile(128, 128, TWO), 3, "the widest tile with P V as a whole", 128),
+    HopperFp8Tile((192, 128), Tile(128, 128, TWO), 3, "the widest tile with P V as a whole", 128),
+    HopperFp8Tile((192, 192), Tile(128, 128, TWO), 2, "224 KB", 64),
+    HopperFp8Tile((256, 256), Tile(128, 96, TWO), 2, "224 KB; wider pieces spill", 32),
 )
 """Also without a mask: wider blocks gain next to nothing by the model, and lose on ragged ends."""
 
 FP8_DECODE_TILES = (
-    HopperFp8Tile((64, 64), Tile(64, 128, _ONE), 3, "120 KB, of which most is on its way", 64),
-    HopperFp8Tile((96, 96), Tile(64, 128, _ONE), 3, "136 KB, of which most is on its way", 96),
-    HopperFp8Tile((128, 128), Tile(64, 128, _ONE), 3, "144 KB, of which most is on its way", 64),
-    HopperFp8Tile((192, 128), Tile(64, 128, _ONE), 3, "192 KB, of which most is on its way", 64),
-    HopperFp8Tile((192, 192), Tile(64, 64, _ONE), 3, "168 KB, of which most is on its way", 64),
-    HopperFp8Tile((256, 256), Tile(64, 64, _ONE), 3, "192 KB, of which most is on its way", 64),
+    HopperFp8Tile((64, 64), Tile(64, 128, ONE), 3, "120 KB, of which most is on its way", 64),
+    HopperFp8Tile((96, 96), Tile(64, 128, ONE), 3, "136 KB, of which most is on its way", 96),
+    HopperFp8Tile((128, 128), Tile(64, 128, ONE), 3, "144 KB, of which most is on its way", 64),
+    HopperFp8Tile((192, 128), Tile(64, 128, ONE), 3, "192 KB, of which most is on its way", 64),
+    HopperFp8Tile((192, 192), Tile(64, 64, ONE), 3, "168 KB, of which most is on its way", 64),
+    HopperFp8Tile((256, 256), Tile(64, 64, ONE), 3, "192 KB, of which most is on its way", 64),
 )
 """At most CONSUMER_ROWS packed rows of queries."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from flashactor import (
     ChunkedPrefillRequest,
+    ChunkLayout,
     DType,
     Fa2BwdRequest,
     Fa2FwdRequest,
@@ -252,6 +253,15 @@ def test_tma_takes_no_axis_backwards(name):
     assert choose_family(request, SmArch.SM90A) is SM80
     single = {each: array[:, :1] for each, array in arrays.items()}
     assert choose_family(Fa2FwdRequest.from_arrays(**single, arch=SmArch.SM90A), SmArch.SM90A) is SM90
+
+
+def test_new_keys_of_a_cache_have_no_tensor_map():
+    q, cache = np.ones((1, 16, 2, 64), np.float16), np.ones((1, 64, 2, 64), np.float16)
+    new = np.broadcast_to(np.ones(64, np.float16), (1, 16, 2, 64))
+    request = ChunkedPrefillRequest.from_arrays(
+        q, new, new, cache, cache.copy(), chunk=ChunkLayout(16, 48), arch=SmArch.SM90A
+    )
+    assert choose_family(request, SmArch.SM90A) is SM90
 
 
 def kinds(request):

@@ -40,8 +40,6 @@ from planted import (
 WAIT = "    cp_async_wait<0>();\n"
 K_IS_THERE = "    __syncthreads();  // K is there for all; V of the block before is read by none any more\n"
 V_IS_THERE = "    __syncthreads();  // V is there for all; K is read by none any more\n"
-LOAD_V = "    v.load(v_target, first_key);\n"
-LOAD_NEXT_K = "    if (index > first_block) k.load(k_target, blocks.block(index - 1) * C::kTileN);\n"
 K_LANE = "TileK::lane_offset(lane.first_key + l % 8 + l / 16 * 8, l / 8 % 2)"
 LOOP_BEGINS = "  for (; index >= first_block; --index) {\n"
 BEFORE_Q = "  if (index >= first_block) {\n    const auto* q"

@@ -25,7 +25,7 @@ DIVERGENCE, DEADLOCK, BARRIER = "DivergenceError", "DeadlockError", "BarrierErro
 ASYNC, LAUNCH, COMPILE = "AsyncHazardError", "LaunchError", "CompileError"
 CONFLICTS, DISAGREE = "bank conflicts", "schedules disagree"
 SPILLS = "spills"
-OUT, LSE, K_CACHE, V_CACHE = "wrong out", "wrong lse", "wrong k_cache", "wrong v_cache"
+OUT, LSE = "wrong out", "wrong lse"
 DQ, DK, DV = "wrong dq", "wrong dk", "wrong dv"
 DSINK, DSLOPES = "wrong dsink_logits", "wrong dalibi_slopes"
 
@@ -111,7 +111,7 @@ ONE_TILE, RAGGED, MORE_QUERIES = "one tile", "ragged ends", "more queries than k
 GROUPED, ONE_KEY_HEAD, ONE_KEY = "grouped heads", "one key head", "one key"
 WINDOW, SINKS, AHEAD = "window", "window and sinks", "sinks ahead"
 MIXED, HEADS_FIRST, SMALLER, STEEP = "mixed strides", "heads first", "smaller heads", "steep softmax"
-PACKED, USED, SPLITS, FIXED = "packed", "used lengths", "splits", "fixed splits"
+PACKED, USED, SPLITS = "packed", "used lengths", "splits"
 BLOCKS, APPENDED = "several key blocks", "appended keys"
 PHASES, RESIDENT, ONE_RESIDENT = "phases", "resident blocks", "one resident block"
 ODD, SMALL_PAGES, LARGE_PAGES = "odd groups", "small pages", "large pages"
