@@ -28,11 +28,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 run: $(VENV)/installed  ## send a real attention layer through the actor; print and write the results
 	@$(BIN)/python examples/run_sample.py
 
-# A process for each core, and no threads of the numerical libraries besides: they would wait for each other.
+# A process for each core, and no threads of the numerical libraries besides: they would wait for each other. A
+# file is one process's, in the order of their names: its tests share kernels, and the longest do not come last.
 test: lint type  ## ruff, mypy --strict and every test
-	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	@OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-faults: $(VENV)/installed-dev  ## plant every fault into the kernels, not only the third part that `test` takes
+faults: $(VENV)/installed-dev  ## plant every fault into the kernels, not only the part that `test` takes
 	@EVERY_FAULT=1 $(BIN)/python -m pytest -n auto tests/mutation
 
 format: $(VENV)/installed-dev  ## rewrite the sources in the project's format

@@ -281,12 +281,10 @@ def _pages_of(request: AttentionRequest, arrays: Arrays) -> PageTable | None:
 
 
 def division(divisor: int) -> tuple[int, int]:
-    """(multiplier, shift) with ``n // divisor == (n * multiplier >> 32) >> shift`` for 0 <= n < 2**31.
+    """(multiplier, shift) with ``n // divisor == (2 * n * multiplier >> 32) >> shift`` for 0 <= n < 2**31.
 
-    Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. A
-    divisor of 1 has no multiplier of 32 bits; the kernels do not divide by it.
+    Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, section 4. The
+    multiplier of n itself has 33 bits for a divisor of 1; that of 2 n has 32 for all.
     """
-    if divisor == 1:
-        return 0, 0
     bits = (divisor - 1).bit_length()
-    return 2 ** (31 + bits) // divisor + 1, bits - 1
+    return 2 ** (31 + bits) // divisor + 1, bits

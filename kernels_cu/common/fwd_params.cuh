@@ -49,7 +49,7 @@ struct FwdParams {
 
   int q_tiles;           // ceil(seqlen_q * pack / TileM)
   int pack;              // query heads that share a tile (those of one key/value head), or 1
-  u32 pack_multiplier;   // row / pack == (row * pack_multiplier >> 32) >> pack_shift, for pack > 1
+  u32 pack_multiplier;   // row / pack == (2 * row * pack_multiplier >> 32) >> pack_shift
   int pack_shift;
   int num_splits;        // thread blocks that share the keys of a tile
   int blocks_per_split;  // key blocks of a split; 0 for equal parts

@@ -34,11 +34,19 @@ __device__ __forceinline__ void modify(typename C::ScoreTile& s, const Problem& 
     }
 }
 
-// Scores of keys that a row does not see become -inf.
+// Of a thread's columns of 16 n8 tiles, numbered through, those before column `end`, as bits. Its columns are
+// 0, 1, 8, 9, ... from its first on.
+__device__ __forceinline__ u32 columns_before(int end) {
+  const int within = min(max(end, 0), 128);
+  return __funnelshift_lc(0xffffffffu, 0, within / 8 * 2 + min(within % 8, 2));
+}
+
+// Scores of keys that a row does not see become -inf. Which those are is worked out for 32 columns at a time.
 template <typename C>
 __device__ __forceinline__ void apply_mask(typename C::ScoreTile& s, const Mask& mask,
                                            const Lane<C>& lane, const PackedRows& rows, int tile_row,
                                            int first_key) {
+  constexpr int kTilesTogether = 16;
   // Everything is counted from the thread's own first column.
   const int origin = first_key + lane.column();
 #pragma unroll
@@ -50,12 +58,17 @@ __device__ __forceinline__ void apply_mask(typename C::ScoreTile& s, const Mask&
       const int begin = mask.begin(query) - origin;
       const int sinks = mask.sinks - origin;
 #pragma unroll
-      for (int n = 0; n < C::kKeyTiles; ++n)
+      for (int first = 0; first < C::kKeyTiles; first += kTilesTogether) {
+        const int column = first * 8;
+        const u32 seen = columns_before(end - column) &
+                         (~columns_before(begin - column) | columns_before(sinks - column));
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int column = n * 8 + e;
-          if (column >= end || (column < begin && column >= sinks)) s[m][n][half * 2 + e] = -kInfinity;
-        }
+        for (int n = first; n < min(first + kTilesTogether, C::kKeyTiles); ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (!(seen >> ((n - first) * 2 + e) & 1)) s[m][n][half * 2 + e] = -kInfinity;
+          }
+      }
     }
 }
 

@@ -1,9 +1,10 @@
 // FlashAttention-3 forward of 16-bit operands (Shah et al. 2024, arXiv:2407.08608): one warpgroup loads by
 // TMA, one to three multiply by wgmma.
+#include "common/compiler.cuh"
+#include "common/memory.cuh"
 #include "common/types.cuh"
-#include "sm90/fwd_attend.cuh"
 #include "sm90/fwd_config.cuh"
-#include "sm90/fwd_load.cuh"
+#include "sm90/fwd_roles.cuh"
 #include "sm90/ptx.cuh"
 #include "sm90/wgmma.cuh"
 
@@ -11,12 +12,11 @@ namespace flashactor {
 
 struct Config : ForwardConfig<false> {
   static constexpr bool kBf16 = FA_BF16;
-  static constexpr Product kProduct = kBf16 ? Product::kBf16 : Product::kF16;
+  static constexpr Product kQkProduct = kBf16 ? Product::kBf16 : Product::kF16;
+  static constexpr Product kPvProduct = kQkProduct;
 };
 
 using C = Config;
-static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
-              "the plan reserves another amount of shared memory");
 
 struct Products {
   static constexpr int kSteps = C::kTileN / 16;  // of P V
@@ -24,18 +24,6 @@ struct Products {
     u32 a[kSteps][4];
   };
   struct Sums {};  // O alone
-
-  // S = Q K^T, [64][TileN].
-  static __device__ __forceinline__ void issue_qk(C::ScoreTile& s, u32 q, u32 k) {
-    pin(s[0]);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < C::kHeadDim / 16; ++step) {
-      wgmma_shared<C::kProduct>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step),
-                                step > 0);
-    }
-    wgmma_commit();
-  }
 
   // The accumulator layout of S is the layout of the A operand, so P goes from one product to the other in
   // registers.
@@ -57,7 +45,7 @@ struct Products {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      wgmma_registers<C::kProduct>(o[0], weights.a[step], C::TileV::along_rows(v, step), true);
+      wgmma_registers<C::kPvProduct>(o[0], weights.a[step], C::TileV::along_rows(v, step), true);
     }
     wgmma_commit();
   }
@@ -78,15 +66,5 @@ using namespace flashactor;
 extern "C" __global__ void __launch_bounds__(C::kThreads, 1)
     flash_fwd_sm90(const __grid_constant__ HopperParams p) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];
-  const Shared<C> shared(shared_address(shared_memory));
-  shared.set_up(p);
-  // Uniform in the warp, and the compiler knows it.
-  const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
-  if (warpgroup == 0) {
-    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();
-    if (threadIdx.x < 32) load(p, shared);
-  } else {
-    if constexpr (C::kConsumers > 1) claim_registers<C::kConsumerRegisters>();
-    attend<C, Products>(p, shared, warpgroup - 1);
-  }
+  forward<C, Products>(p, shared_address(shared_memory));
 }

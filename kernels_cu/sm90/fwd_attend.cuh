@@ -5,6 +5,7 @@
 // products, so that one's softmax runs under the other's products.
 #pragma once
 
+#include "common/compiler.cuh"
 #include "common/fwd_output.cuh"
 #include "common/fwd_scores.cuh"
 #include "common/fwd_work.cuh"
@@ -14,6 +15,7 @@
 #include "sm90/fwd_store.cuh"
 #include "sm90/fwd_work.cuh"
 #include "sm90/ptx.cuh"
+#include "sm90/wgmma.cuh"
 
 namespace flashactor {
 
@@ -97,7 +99,20 @@ __device__ __forceinline__ void rescale_out(typename C::OutTile& o, const float 
     for (int e = 0; e < 4; ++e) o[0][n][e] *= factor[e / 2];
 }
 
-// The body of a consumer. Products: how Q K^T and P V are computed. Between issue_pv and wait_pv the product
+// S = Q K^T, [64][TileN].
+template <typename C>
+__device__ __forceinline__ void issue_qk(typename C::ScoreTile& s, u32 q, u32 k) {
+  pin(s[0]);
+  wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < C::kHeadDim * C::kElementSize / kStepBytes; ++step) {
+    wgmma_shared<C::kQkProduct>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step),
+                                step > 0);
+  }
+  wgmma_commit();
+}
+
+// The body of a consumer. Products: how P V is computed. Between issue_pv and wait_pv the product
 // runs, then add_pv adds up what did not go to O at once; `rescale` comes when maxima have risen.
 template <typename C, typename Products>
 __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& shared, int consumer) {
@@ -131,7 +146,7 @@ __device__ __forceinline__ void attend(const HopperParams& p, const Shared<C>& s
       const bool begins = block == unit.last;
       const int first_key = unit.blocks.block(block) * C::kTileN;
       turn.take();
-      Products::issue_qk(s, q, shared.k_of(k_at));
+      issue_qk<C>(s, q, shared.k_of(k_at));
       if (begins) {
         wgmma_commit();  // no product, so that the one before is the last but one in any case
       } else {

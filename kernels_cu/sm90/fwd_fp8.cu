@@ -4,25 +4,24 @@
 // Tensor cores of sm_90 add up 8-bit products with some 14 bits (DeepSeek-V3, arXiv:2412.19437, section
 // 3.3.2). So the products of a block's values start from zero, and are added to O in float32: by the FMA that
 // rescales O.
+#include "common/compiler.cuh"
 #include "common/fp8.cuh"
+#include "common/memory.cuh"
 #include "common/types.cuh"
-#include "sm90/fwd_attend.cuh"
 #include "sm90/fwd_config.cuh"
-#include "sm90/fwd_load.cuh"
-#include "sm90/fwd_transpose.cuh"
+#include "sm90/fwd_roles.cuh"
 #include "sm90/ptx.cuh"
 #include "sm90/wgmma.cuh"
 
 namespace flashactor {
 
 struct Config : ForwardConfig<true> {
+  static constexpr Product kQkProduct = Product::kE4m3;
   static constexpr Product kPvProduct = FA_V_E5M2 ? Product::kE4m3E5m2 : Product::kE4m3;
   static constexpr int kPieceDims = FA_PIECE_DIMS;  // of values that are multiplied at a time
 };
 
 using C = Config;
-static_assert(C::kTileBytes + Shared<C>::kBarrierBytes == FA_SHARED_BYTES,
-              "the plan reserves another amount of shared memory");
 
 struct Products {
   static constexpr int kSteps = C::kTileN / 32;  // of P V
@@ -40,18 +39,6 @@ struct Products {
 
     __device__ __forceinline__ Sums() : rescale{0.f, 0.f} {}
   };
-
-  // S = Q K^T, [64][TileN].
-  static __device__ __forceinline__ void issue_qk(C::ScoreTile& s, u32 q, u32 k) {
-    pin(s[0]);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < C::kHeadDim / 32; ++step) {
-      wgmma_shared<Product::kE4m3>(s[0], C::TileQ::along_columns(q, step), C::TileK::along_columns(k, step),
-                                   step > 0);
-    }
-    wgmma_commit();
-  }
 
   // The order of keys that this gives to a step's A operand is that of the transposed values.
   static __device__ __forceinline__ void round(Weights& weights, const C::ScoreTile& p) {
@@ -120,19 +107,5 @@ using namespace flashactor;
 extern "C" __global__ void __launch_bounds__(C::kThreads, 1)
     flash_fwd_fp8_sm90(const __grid_constant__ HopperParams p) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];
-  const Shared<C> shared(shared_address(shared_memory));
-  shared.set_up(p);
-  // Uniform in the warp, and the compiler knows it.
-  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
-  if (warp < 4) {
-    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();
-    if (warp == 0) {
-      load(p, shared);
-    } else {
-      transpose(p, shared, warp - 1);
-    }
-  } else {
-    if constexpr (C::kConsumers > 1) claim_registers<C::kConsumerRegisters>();
-    attend<C, Products>(p, shared, warp / 4 - 1);
-  }
+  forward<C, Products>(p, shared_address(shared_memory));
 }

@@ -1,6 +1,7 @@
 // What a consumer writes in the end: its rows of O and lse, or the partial results of a split.
 #pragma once
 
+#include "common/compiler.cuh"
 #include "common/fwd_output.cuh"
 #include "common/softmax.cuh"
 #include "common/types.cuh"
@@ -16,7 +17,7 @@ __device__ __forceinline__ void store_partial(const typename C::OutTile& o, cons
   using Runs = Run<C>;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int tile_row = me.lane.row(0, half);
+    const int tile_row = opaque(me.lane.row(0, half));
     const int dims = tile_row < p.consumer_rows && output.exists(tile_row) ? p.fwd.problem.head_dim_v : 0;
     float* const to = output.partial(tile_row, me.lane.lane % 4 * C::kRun);
 #pragma unroll
@@ -60,7 +61,7 @@ __device__ __forceinline__ void store(typename C::OutTile& o, const typename C::
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const RowState& row = states[0][half];
-    const int tile_row = me.lane.row(0, half);
+    const int tile_row = opaque(me.lane.row(0, half));
     const bool first = me.lane.lane % 4 == 0 && tile_row < p.consumer_rows;
     const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), first);
 #pragma unroll

@@ -3,14 +3,15 @@
 // matrix layout").
 #pragma once
 
+#include "common/compiler.cuh"
 #include "common/types.cuh"
-#include "sm90/ptx.cuh"
 
 namespace flashactor {
 
 constexpr int kSlabRowBytes = 128;
 constexpr int kPatternRows = 8;  // after which the swizzle repeats: slabs begin at multiples of 1024 bytes
 constexpr int kPatternBytes = kPatternRows * kSlabRowBytes;
+constexpr int kStepBytes = 32;  // that one wgmma takes of its operands' depth
 
 // What a wgmma reads: the matrix that begins at a shared address (PTX ISA, "Matrix descriptor"), `offset`
 // bytes on. `leading` is the distance of slabs where a row of the operand (M or N) runs over several of them,
@@ -31,9 +32,9 @@ struct SlabTile {
   static constexpr int kBytes = kSlabs * kSlabBytes;
   static_assert(Rows % kPatternRows == 0);
 
-  // The operand of step `step` of a product whose depth runs along the columns, 32 bytes a step.
+  // The operand of step `step` of a product whose depth runs along the columns.
   static __device__ __forceinline__ u64 along_columns(u32 tile, int step) {
-    return matrix_descriptor(tile, step / 4 * kSlabBytes + step % 4 * 32);
+    return matrix_descriptor(tile, step / 4 * kSlabBytes + step % 4 * kStepBytes);
   }
   // That of a product whose depth runs along the rows, 16 rows of 16-bit elements a step, and whose N begins
   // at column 0.

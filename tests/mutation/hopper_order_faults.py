@@ -17,6 +17,7 @@ from planted import (
     PHASES,
     RACE,
     RING,
+    ROLES,
     SMALL_PAGES,
     SPILLS,
     UNWRITTEN,
@@ -201,8 +202,8 @@ LEAVE_KEYS = "      shared.k_ring.leave(k_at);\n"
 WAIT_VALUES = "      Products::wait_pv(o, sums);\n"
 LEAVE_VALUES = "        shared.value_ring.leave(v_at);\n"
 RESCALED = "      Products::rescale(o, sums, rescale);\n"
-ISSUE_QK, ISSUE_PV = "    pin(s[0]);\n    wgmma_fence();\n", "    pin(o[0]);\n    wgmma_fence();\n"
-COMMIT_QK = "step > 0);\n    }\n    wgmma_commit();\n"
+ISSUE_QK, ISSUE_PV = "  pin(s[0]);\n  wgmma_fence();\n", "    pin(o[0]);\n    wgmma_fence();\n"
+COMMIT_QK = "step > 0);\n  }\n  wgmma_commit();\n"
 COMMIT_PV = "true);\n    }\n    wgmma_commit();\n"
 
 PRODUCTS_IN_FLIGHT = (
@@ -245,9 +246,9 @@ PRODUCTS_IN_FLIGHT = (
     ),
     in_products("no wait for P V", "    wgmma_wait<0>();\n", "", ASYNC),
     in_products("a wait for P V that leaves it", "    wgmma_wait<0>();\n", "    wgmma_wait<1>();\n", ASYNC),
-    in_products("no fence before Q K^T", ISSUE_QK, "    pin(s[0]);\n", ASYNC),
+    in_attend("no fence before Q K^T", ISSUE_QK, "  pin(s[0]);\n", ASYNC),
     in_products("no fence before P V", ISSUE_PV, "    pin(o[0]);\n", ASYNC),
-    in_products("Q K^T is not committed", COMMIT_QK, COMMIT_QK.replace("    wgmma_commit();\n", ""), ASYNC),
+    in_attend("Q K^T is not committed", COMMIT_QK, COMMIT_QK.replace("  wgmma_commit();\n", ""), ASYNC),
     in_products("P V is not committed", COMMIT_PV, COMMIT_PV.replace("    wgmma_commit();\n", ""), ASYNC),
     in_file(
         HOPPER_PTX,
@@ -318,14 +319,14 @@ REGISTERS = (
         HOPPER_PTX, "consumers release instead of claiming", "setmaxnreg.inc", "setmaxnreg.dec", BARRIER
     ),
     in_hopper(
-        HOPPER_KERNEL,
+        ROLES,
         "one warp of the producer releases registers",
         "if constexpr (C::kConsumers > 1) release",
         "if (threadIdx.x < 32) release",
         DEADLOCK,
     ),
     in_hopper(
-        HOPPER_KERNEL,
+        ROLES,
         "the producer releases nothing",
         "    if constexpr (C::kConsumers > 1) release_registers<C::kProducerRegisters>();\n",
         "",

@@ -56,7 +56,12 @@ DESCRIPTORS = (
     in_slabs("patterns are as far apart as rows", "kPatternBytes >> 4", "kSlabRowBytes >> 4", OUT),
     in_slabs("products read with the swizzle of 64 bytes", "| 1u << 30", "| 2u << 30", UNWRITTEN),
     in_slabs("products read without a swizzle", "| 1u << 30", "", UNWRITTEN),
-    in_slabs("a step along the columns is 64 bytes", "step % 4 * 32", "step % 4 * 64", UNWRITTEN),
+    in_slabs(
+        "a step along the columns is 64 bytes",
+        "step % 4 * kStepBytes",
+        "step % 4 * 64",
+        UNWRITTEN,
+    ),
     in_wide_slabs("all steps are in the first slab", "step / 4 * kSlabBytes", "0", OUT),
     in_wide_slabs("slabs hold twice the steps", "step / 4 * kSlabBytes", "step / 8 * kSlabBytes", OUT),
     in_slabs("a step along the rows is 8 rows", "step * 16 * kSlabRowBytes", "step * 8 * kSlabRowBytes", OUT),
@@ -271,16 +276,14 @@ SCORES_AND_SUMS = (
         OUT,
         GROUPED,
     ),
-    in_products("scores are added to the block before's", "step > 0);", "true);", OUT),
+    in_attend("scores are added to the block before's", "step > 0);", "true);", OUT),
     in_products(
         "each step of P V begins anew",
         "TileV::along_rows(v, step), true)",
         "TileV::along_rows(v, step), step > 0)",
         OUT,
     ),
-    in_products(
-        "the last step of Q K^T is left out", "step < C::kHeadDim / 16;", "step < C::kHeadDim / 16 - 1;", OUT
-    ),
+    in_attend("the last step of Q K^T is left out", "/ kStepBytes;", "/ kStepBytes - 1;", OUT),
     in_products(
         "two weights change places",
         "pack<C::kBf16>(left[0], left[1])",

@@ -92,6 +92,7 @@ FP8_KV = forward_spec(A80, B16, 64, fp8_kv=True, decode=True)
 FP8_KV_F16 = forward_spec(A80, F16, 64, fp8_kv=True, decode=True)
 FP8 = fp8_forward_spec(SmArch.SM89, 64, decode=True, v_dtype=DType.F8E5M2)
 HOPPER, HOPPER_WIDE = hopper_spec(B16, 64), hopper_spec(B16, 128)
+HOPPER_FULL = hopper_spec(B16, 128, full=True)
 HOPPER_DECODE = hopper_spec(B16, 64, decode=True)
 HOPPER_FP8 = hopper_fp8_spec(64, v_dtype=DType.F8E5M2, decode=True)
 COMBINE, MERGE = combine_spec(A80, B16), merge_spec(A80, F16)
@@ -151,11 +152,12 @@ TILE, PTX = "sm80/tile.cuh", "sm80/ptx.cuh"
 WORK, SCORES = "common/fwd_work.cuh", "common/fwd_scores.cuh"
 OUTPUT, ROWS = "common/fwd_output.cuh", "common/packed_rows.cuh"
 MASK, SOFTMAX, SEQLEN = "common/mask.cuh", "common/softmax.cuh", "common/seqlen.cuh"
+COMPILER = "common/compiler.cuh"
 MEMORY, TYPES, PHILOX = "common/memory.cuh", "common/types.cuh", "common/philox.cuh"
 HOPPER_KERNEL, ATTEND, LOAD = "sm90/fwd.cu", "sm90/fwd_attend.cuh", "sm90/fwd_load.cuh"
 CONFIG, RING, HOPPER_PTX = "sm90/fwd_config.cuh", "sm90/pipeline.cuh", "sm90/ptx.cuh"
 SLABS, TILE_STORE, TILE_ORDER = "sm90/tile.cuh", "sm90/fwd_store.cuh", "sm90/fwd_work.cuh"
-FP8_KERNEL, TRANSPOSE = "sm90/fwd_fp8.cu", "sm90/fwd_transpose.cuh"
+FP8_KERNEL, TRANSPOSE, ROLES = "sm90/fwd_fp8.cu", "sm90/fwd_transpose.cuh", "sm90/fwd_roles.cuh"
 
 
 def in_hopper(

@@ -32,7 +32,7 @@ in_combine = partial(in_file, "common/combine.cu")
 PACKING = (
     in_rows(
         "a packed row is a query",
-        "return pack == 1 ? row : static_cast<int>(__umulhi(row, multiplier) >> shift);",
+        "return static_cast<int>(__umulhi(opaque(2u * row), multiplier) >> shift);",
         "return row;",
         ACCESS,
         FWD,
