@@ -29,7 +29,12 @@ MAX_STEPS = 200_000
 
 
 def emulated_findings(
-    spec: KernelSpec, ptx: str, *, races: bool = True, names: tuple[str, ...] | None = None
+    spec: KernelSpec,
+    ptx: str,
+    *,
+    races: bool = True,
+    every_schedule: bool = False,
+    names: tuple[str, ...] | None = None,
 ) -> tuple[Finding, ...]:
     """One finding for each case that the kernel is tried on, and one on how it accesses memory.
 
@@ -39,9 +44,11 @@ def emulated_findings(
         spec: the kernel.
         ptx: its PTX.
         races: whether to look for data races.
+        every_schedule: whether each case runs under every schedule (default: those that are made for it).
         names: of the cases (default: all).
     """
-    return _findings(_without_target(ptx), _Identity(spec, ptx), races, names)
+    schedule = "all" if every_schedule else None
+    return _findings(_without_target(ptx), _Identity(spec, ptx), races, schedule, names)
 
 
 class _Identity:
@@ -63,9 +70,11 @@ def _without_target(ptx: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _findings(_: str, identity: _Identity, races: bool, names: tuple[str, ...] | None) -> tuple[Finding, ...]:
+def _findings(
+    _: str, identity: _Identity, races: bool, schedule: str | None, names: tuple[str, ...] | None
+) -> tuple[Finding, ...]:
     cases = [case for case in cases_of(identity.spec) if names is None or case.name in names]
-    found = [check_case(case, identity.ptx, races=races) for case in cases]
+    found = [check_case(case, identity.ptx, races=races, schedule=schedule) for case in cases]
     found += [check_memory_access(case, identity.ptx) for case in cases if case.whole_tiles]
     return tuple(found)
 

@@ -24,12 +24,14 @@ class Halves:
         static: those of the cubin.
         emulated: those that run the PTX.
         races: whether the emulation also looks for data races.
+        every_schedule: whether every case runs under every schedule, not only those that are made for it.
         cases: names of the cases that each kernel is tried on, none where it is not listed; None for all.
     """
 
     static: bool = True
     emulated: bool = True
     races: bool = True
+    every_schedule: bool = False
     cases: Mapping[KernelSpec, tuple[str, ...]] | None = None
 
     def cases_of(self, spec: KernelSpec) -> tuple[str, ...] | None:
@@ -96,7 +98,13 @@ def check_kernel(spec: KernelSpec, settings: Settings, halves: Halves) -> Kernel
     names = halves.cases_of(spec)
     if halves.emulated and names != ():
         try:
-            emulated = emulated_findings(spec, kernel_ptx(spec), races=halves.races, names=names)
+            emulated = emulated_findings(
+                spec,
+                kernel_ptx(spec),
+                races=halves.races,
+                every_schedule=halves.every_schedule,
+                names=names,
+            )
         except DeviceUnavailableError:
             raise
         except FlashAttnError as error:

@@ -53,6 +53,11 @@ def add_parser(commands: Any) -> None:
         default=True,
         help="look for data races in the emulator, which takes longer (default: yes)",
     )
+    parser.add_argument(
+        "--every-schedule",
+        action="store_true",
+        help="emulate every case under every schedule, not only the cases that are made for it",
+    )
     add_jobs_option(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=run)
@@ -67,7 +72,12 @@ def run(options: argparse.Namespace) -> int:
     from flashactor.check.report import Halves
     from flashactor.check.tools import PACKAGES, find_tool
 
-    halves = Halves(not options.emulate_only, not options.static_only, options.races)
+    halves = Halves(
+        static=not options.emulate_only,
+        emulated=not options.static_only,
+        races=options.races,
+        every_schedule=options.every_schedule,
+    )
     if not (options.all or _selects(options)):
         specs = list(covering_specs(specs))
         cases: dict[KernelSpec, tuple[str, ...]] = {}

@@ -34,6 +34,11 @@ def test_one_case_runs_under_every_schedule():
     assert len(findings) == 2
 
 
+def test_every_case_runs_under_every_schedule_on_demand():
+    (found,) = emulated_findings(SPEC, kernel_ptx(SPEC), every_schedule=True, names=("one key",))
+    assert found.detail.startswith("min, max, random: right")
+
+
 def test_every_case_is_run_and_memory_access_is_counted():
     spec = merge_spec(SmArch.SM80, DType.F16)
     findings = emulated_findings(spec, kernel_ptx(spec))

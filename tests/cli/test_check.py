@@ -38,11 +38,12 @@ def emulated(monkeypatch):
     """A function that sets what the emulated half finds, or raises."""
 
     def find(*findings):
-        def emulated_findings(spec, ptx, *, races=True, names=None):
+        def emulated_findings(spec, ptx, *, races=True, every_schedule=False, names=None):
             assert ".visible .entry flash_fwd_sm80" in ptx
             if isinstance(findings[0], Exception):
                 raise findings[0]
-            return (*findings, Finding("races", races, "looked for" if races else "not looked for"))
+            how = f"races {races}, every schedule {every_schedule}"
+            return (*findings, Finding("asked for", how == "races True, every schedule False", how))
 
         monkeypatch.setattr("flashactor.check.report.emulated_findings", emulated_findings)
 
@@ -136,8 +137,12 @@ def test_emulation_alone_looks_at_no_cubin(flashactor, in_this_process, emulated
     run = flashactor("check", *ONE, "--emulate-only")
     assert run.code == 0
     assert cells(run)[:-1] == ["-", SHARED_KIB, "-", "-", "2/2", "0.50", "-"]
-    run = flashactor("check", *ONE, "--emulate-only", "--no-races")
-    assert (run.code, run.err) == (1, f"flashactor: error: {LABEL}: races: not looked for\n")
+    for option, asked in (
+        ("--no-races", "races False, every schedule False"),
+        ("--every-schedule", "races True, every schedule True"),
+    ):
+        run = flashactor("check", *ONE, "--emulate-only", option)
+        assert (run.code, run.err) == (1, f"flashactor: error: {LABEL}: asked for: {asked}\n")
 
 
 def test_a_fault_in_the_emulator_is_a_failed_check(tmp_path, emulated):
