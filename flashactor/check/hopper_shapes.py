@@ -6,8 +6,19 @@ over the ends of tensors, of sequences and of pages.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashactor.check.layouts import HEADS_FIRST, MIXED
-from flashactor.check.shapes import CAUSAL, FULL, LONG, Shape, few_queries
+from flashactor.check.shapes import (
+    CAUSAL,
+    FULL,
+    LONG,
+    Shape,
+    few_queries,
+    sinks_ahead,
+    window,
+    window_and_sinks,
+)
 from flashactor.kernels.sm90 import CONSUMER_ROWS, HopperSpec
 from flashactor.kernels.splits import INVARIANT_KEYS_PER_SPLIT, MIN_KEYS_PER_SPLIT
 from flashactor.types import MaskKind
@@ -58,28 +69,9 @@ def _prefill_shapes(m: int, n: int, stages: int, mask: MaskKind) -> tuple[Shape,
         Shape(name="more heads than rows", q=(2,), k=(9,), heads=(96, 1), mask=mask),
         # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
         Shape(name="one key", q=(m + 1,), k=(1,), heads=(1, 1), page=0 if mask == FULL else 8, std=8.0),
-        # The right end of the first row lies behind the last key: some blocks are cut on the left alone.
-        Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=MaskKind.sliding(n // 2, 2 * n)),
-        Shape(
-            name="window and sinks",
-            q=(few // 2,),
-            k=(5 * n + 9,),
-            heads=(2, 1),
-            mask=MaskKind.sliding_causal(n),
-            sink_tokens=5,
-            learned_sinks=True,
-            page=256,
-            heads_first=True,
-        ),
-        # Sinks reach into a second block, and to the first queries lie ahead of the window.
-        Shape(
-            name="sinks ahead",
-            q=(m + 33,),
-            k=(2 * n + 9,),
-            heads=(1, 1),
-            mask=MaskKind.sliding(n // 4, 3),
-            sink_tokens=n + 6,
-        ),
+        window(m, n),
+        replace(window_and_sinks(n, (few // 2,), (2, 1)), page=256, heads_first=True),
+        sinks_ahead(m, n),
         Shape(name="mixed strides", q=(few,) * 2, k=(n // 2 + 3,) * 2, layouts=MIXED, mask=mask),
         Shape(
             name="heads first",
@@ -202,17 +194,7 @@ def _decode_shapes(n: int, stages: int) -> tuple[Shape, ...]:
         Shape(name="as many heads as rows", q=(1,), k=(n + 1,), heads=(64, 1)),
         Shape(name="one key", q=(1,) * 2, k=(1,) * 2, std=8.0),
         Shape(name="window", q=(5,), k=(4 * n + 9,), mask=MaskKind.sliding(n // 2, 2)),
-        Shape(
-            name="window and sinks",
-            q=(3,),
-            k=(5 * n + 9,),
-            heads=(4, 2),
-            mask=MaskKind.sliding_causal(n),
-            sink_tokens=5,
-            learned_sinks=True,
-            page=256,
-            heads_first=True,
-        ),
+        replace(window_and_sinks(n, (3,), (4, 2)), page=256, heads_first=True),
         *few_queries(n),
         Shape(
             name="splits",

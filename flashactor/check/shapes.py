@@ -87,26 +87,9 @@ def _prefill_shapes(m: int, n: int) -> tuple[Shape, ...]:
         Shape(name="one key head", q=(m // 4 + 5,), k=(2 * n - 1,), heads=(6, 1)),
         # A single score far below or above zero: only its own maximum keeps it from 0 and from infinity.
         Shape(name="one key", q=(m + 1,), k=(1,), std=8.0),
-        # The right end of the first row lies behind the last key: some blocks are cut on the left alone.
-        Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=MaskKind.sliding(n // 2, 2 * n)),
-        Shape(
-            name="window and sinks",
-            q=(half,),
-            k=(5 * n + 9,),
-            heads=(2, 1),
-            mask=MaskKind.sliding_causal(n),
-            sink_tokens=5,
-            learned_sinks=True,
-        ),
-        # Sinks reach into a second block, and to the first queries lie ahead of the window.
-        Shape(
-            name="sinks ahead",
-            q=(m + 33,),
-            k=(2 * n + 9,),
-            heads=(1, 1),
-            mask=MaskKind.sliding(n // 4, 3),
-            sink_tokens=n + 6,
-        ),
+        window(m, n),
+        window_and_sinks(n, (half,), (2, 1)),
+        sinks_ahead(m, n),
         Shape(name="mixed strides", q=(m + 5,) * 2, k=(n + 3,) * 2, layouts=MIXED, mask=CAUSAL),
         Shape(name="heads first", q=(m + 9,) * 2, k=(n + 11,) * 2, layouts=HEADS_FIRST, unused=8, unused_v=8),
         Shape(name="smaller heads", q=(m - 7,), k=(2 * n - 3,), unused=24, unused_v=16, layouts=MIXED),
@@ -157,15 +140,7 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
         Shape(name="one key head", q=(1,), k=(2 * n - 1,), heads=(7, 1)),
         Shape(name="one key", q=(1,) * 2, k=(1,) * 2, std=8.0),
         Shape(name="window", q=(5,), k=(4 * n + 9,), mask=MaskKind.sliding(n // 2, 2)),
-        Shape(
-            name="window and sinks",
-            q=(3,),
-            k=(5 * n + 9,),
-            heads=(4, 2),
-            mask=MaskKind.sliding_causal(n),
-            sink_tokens=5,
-            learned_sinks=True,
-        ),
+        window_and_sinks(n, (3,), (4, 2)),
         *few_queries(n),
         Shape(name="splits", q=(2, 3), k=(LONG, 90), heads=(4, 2), mask=CAUSAL, learned_sinks=True),
         Shape(
@@ -178,6 +153,37 @@ def _decode_shapes(n: int) -> tuple[Shape, ...]:
         Shape(
             name="several key blocks", q=(3,), k=(3 * n - 5,), heads=(4, 2), mask=CAUSAL, every_schedule=True
         ),
+    )
+
+
+def window(m: int, n: int) -> Shape:
+    """The right end of the first row lies behind the last key: some blocks are cut on the left alone."""
+    mask = MaskKind.sliding(n // 2, 2 * n)
+    return Shape(name="window", q=(m + 33,), k=(4 * n + 9,), heads=(1, 1), mask=mask)
+
+
+def window_and_sinks(n: int, q: tuple[int, ...], heads: tuple[int, int]) -> Shape:
+    """Blocks between the sinks and the window that no row sees."""
+    return Shape(
+        name="window and sinks",
+        q=q,
+        k=(5 * n + 9,),
+        heads=heads,
+        mask=MaskKind.sliding_causal(n),
+        sink_tokens=5,
+        learned_sinks=True,
+    )
+
+
+def sinks_ahead(m: int, n: int) -> Shape:
+    """Sinks reach into a second block, and to the first queries lie ahead of the window."""
+    return Shape(
+        name="sinks ahead",
+        q=(m + 33,),
+        k=(2 * n + 9,),
+        heads=(1, 1),
+        mask=MaskKind.sliding(n // 4, 3),
+        sink_tokens=n + 6,
     )
 
 
