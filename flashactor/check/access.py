@@ -39,7 +39,7 @@ WASTE = (
         "shared",
         "ld.shared.v4.b32",
         2,
-        "a row of 96 elements ends with half a slab, and eight threads read over it into the next row",
+        "rows of 96 elements are no whole slabs of 128 bytes: eight threads read two slabs at the same banks",
     ),
     Waste(
         "common/combine.cu",

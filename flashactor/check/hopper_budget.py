@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from flashactor.check.sass_flow import best_path, blocks_of, loops_with, unexpected
-from flashactor.kernels.sm90 import CONSUMER_ROWS, SLAB_BYTES, HopperSpec, slabs
+from flashactor.kernels.sm90 import CONSUMER_ROWS, HopperSpec
 
 KINDS = (
     ("tensor", r"(HGMMA|QGMMA)\..*"),
@@ -200,7 +200,7 @@ def model(spec: HopperSpec, loop: tuple[Segment, ...], chip: Hopper = H100) -> R
         loop: as ``consumer_loop`` found it.
         chip: what it runs on.
     """
-    size = 1 if spec.dtype.is_fp8 else 2
+    size = spec.dtype.size_in_bytes
     rate = chip.products * 2 // size
     warps = 4 * spec.consumers
     whole = Counter[str]()
@@ -213,7 +213,7 @@ def model(spec: HopperSpec, loop: tuple[Segment, ...], chip: Hopper = H100) -> R
         + max((issue.products - qk) // rate, _softmax_clocks(softmax, chip))
         + sum(map(_tail_clocks, tail))
     )
-    block = spec.tile.n * (slabs(spec.head_dim, size) + slabs(spec.head_dim_v, size)) * SLAB_BYTES
+    block = spec.key_bytes
     return Round(
         tensor=spec.consumers * sum(segment.products for segment in loop) // rate,
         shared_memory=(spec.consumers * _operand_bytes(spec, size) + _arriving_bytes(spec, size, block))

@@ -259,6 +259,10 @@ def encode_tensor_map(tensor_map: TensorMap) -> bytes:
         "bfloat16": types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         "uint8": types.CU_TENSOR_MAP_DATA_TYPE_UINT8,
     }[tensor_map.dtype]
+    swizzle = {
+        128: driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        64: driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_64B,
+    }[tensor_map.swizzle_bytes]
     rank = len(tensor_map.dims)
     memory = ctypes.create_string_buffer(TENSOR_MAP_BYTES + TENSOR_MAP_ALIGNMENT)
     encoded = -(-ctypes.addressof(memory) // TENSOR_MAP_ALIGNMENT) * TENSOR_MAP_ALIGNMENT
@@ -272,7 +276,7 @@ def encode_tensor_map(tensor_map: TensorMap) -> bytes:
         (ctypes.c_uint32 * rank)(*tensor_map.box),
         (ctypes.c_uint32 * rank)(*(1,) * rank),
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-        driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        swizzle,
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )

@@ -167,7 +167,7 @@ def _encode(tensor_map: TensorMap) -> bytes:
         tensor_map.dims,
         tensor_map.strides,
         tensor_map.box,
-        swizzle=emulator.Swizzle.B128,
+        swizzle=emulator.Swizzle(tensor_map.swizzle_bytes),
     )
 
 

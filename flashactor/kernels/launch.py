@@ -16,14 +16,14 @@ class TensorMap:
     """What a kernel reads or writes by TMA: a tensor, and the box that one copy moves.
 
     Each executor encodes it in its own way (``KernelLaunch.parameter``). In shared memory boxes have the
-    128-byte swizzle, and what lies outside of the tensor reads as zeros.
+    swizzle that spans their rows, and what lies outside of the tensor reads as zeros.
 
     Attributes:
         address: of the tensor, a multiple of 16.
         dtype: element type, as NumPy names it; ``uint8`` for fp8.
         dims: extents, the innermost first.
         strides: bytes between elements of dimensions 1 and up, multiples of 16.
-        box: extents of the box; 128 bytes in dimension 0.
+        box: extents of the box; 128 or 64 bytes in dimension 0.
     """
 
     address: int
@@ -31,6 +31,11 @@ class TensorMap:
     dims: tuple[int, ...]
     strides: tuple[int, ...]
     box: tuple[int, ...]
+
+    @property
+    def swizzle_bytes(self) -> int:
+        """The span of the swizzle."""
+        return self.box[0] * (1 if self.dtype == "uint8" else 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,6 @@ HEAD_DIMS = ((64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256))
 
 CONSUMER_ROWS = 64
 """Rows that a warpgroup multiplies at a time: the M of wgmma."""
-SLAB_BYTES = 128
-"""A row of a tile in shared memory is cut into slabs of so many bytes: the span of the swizzle."""
-
 _TAIL = of_type("int", "tiles lines lines_together box_rows consumer_rows")
 _PADDING = -(FWD_PARAMS.size + 4 * len(_TAIL)) % 64 // 4
 
@@ -65,8 +62,26 @@ class HopperSpec(TiledSpec):
     @property
     def tile_bytes(self) -> int:
         """A tile of queries for each consumer, and the stages."""
-        row, row_v = slabs(self.head_dim) * SLAB_BYTES, slabs(self.head_dim_v) * SLAB_BYTES
-        return self.tile.m * row + self.stages * self.tile.n * (row + row_v)
+        return self.tile.m * self.slabbed(self.head_dim) + self.stages * self.key_bytes
+
+    @property
+    def slab_bytes(self) -> int:
+        """A row of a tile in shared memory is cut into slabs of so many bytes, the span of the swizzle.
+
+        Values are multiplied across their rows, and such an operand ends with a slab (PTX ISA, "Canonical
+        layouts"); rows of 96 elements are one and a half slabs of 128 bytes.
+        """
+        return 64 if 2 * self.head_dim_v % 128 else 128
+
+    def slabbed(self, head_dim: int, element_bytes: int | None = None) -> int:
+        """Bytes of a tile's row of so many elements, those of the operands by default."""
+        size = element_bytes or self.dtype.size_in_bytes
+        return -(-head_dim * size // self.slab_bytes) * self.slab_bytes
+
+    @property
+    def key_bytes(self) -> int:
+        """A block of keys, and its values."""
+        return self.tile.n * (self.slabbed(self.head_dim) + self.slabbed(self.head_dim_v))
 
     @property
     def macros(self) -> Macros:
@@ -75,7 +90,12 @@ class HopperSpec(TiledSpec):
     @property
     def stage_macros(self) -> Macros:
         """Those of the tile and of its stages."""
-        return (*self.tile_macros, ("FA_STAGES", str(self.stages)), ("FA_PARAMS_PADDING", str(_PADDING)))
+        return (
+            *self.tile_macros,
+            ("FA_STAGES", str(self.stages)),
+            ("FA_SLAB_BYTES", str(self.slab_bytes)),
+            ("FA_PARAMS_PADDING", str(_PADDING)),
+        )
 
     @property
     def flags(self) -> tuple[tuple[str, bool], ...]:
@@ -94,11 +114,6 @@ class HopperSpec(TiledSpec):
     @property
     def tile_name(self) -> str:
         return f"{self.tile}s{self.stages}"
-
-
-def slabs(head_dim: int, element_bytes: int = 2) -> int:
-    """Slabs of a row."""
-    return -(-head_dim * element_bytes // SLAB_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,7 @@ TILES = (
 
 DECODE_TILES = (
     HopperTile((64, 64), Tile(64, 128, ONE), 3, "104 KB, of which most is on its way"),
-    HopperTile((96, 96), Tile(64, 128, ONE), 3, "208 KB, of which most is on its way"),
+    HopperTile((96, 96), Tile(64, 128, ONE), 4, "204 KB, of which most is on its way"),
     HopperTile((128, 128), Tile(64, 128, ONE), 3, "208 KB, of which most is on its way"),
     HopperTile((192, 128), Tile(64, 64, ONE), 4, "184 KB, of which most is on its way"),
     HopperTile((192, 192), Tile(64, 64, ONE), 4, "216 KB, of which most is on its way"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flashactor.arrays import ArrayView
 from flashactor.kernels.backward import BackwardRequest
 from flashactor.kernels.forward import ForwardFamily, ForwardShape, Keys, count_splits
 from flashactor.kernels.launch import KernelLaunch, TensorMap, check_blocks, launch
 from flashactor.kernels.params import Value
 from flashactor.kernels.problem import Arrays, Extent, scores_of
-from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, SLAB_BYTES, HopperSpec, hopper_spec
+from flashactor.kernels.sm90 import CONSUMER_ROWS, FAMILY, HOPPER_PARAMS, HopperSpec, hopper_spec
 from flashactor.kernels.sm90_fp8 import hopper_fp8_reasons, hopper_fp8_spec
 from flashactor.requests import AttentionRequest, Fa3FwdRequest, MergeStatesRequest
 from flashactor.requests.fp8 import Fa2FwdFp8Request
@@ -88,15 +90,15 @@ def _launch(
         "consumer_rows": rows,
         **_PADDING,
     }
-    q = arrays["q"]
+    q, map_of = arrays["q"], partial(tensor_map, spec.slab_bytes)
     maps = (
-        tensor_map(q, pack, rows // pack),
+        map_of(q, pack, rows // pack),
         # No map describes what has no elements; nothing is copied then.
         *(
-            tensor_map(view if view.size else q, 1, box_rows, heads_first=keys.heads_first)
+            map_of(view if view.size else q, 1, box_rows, heads_first=keys.heads_first)
             for view in (keys.k, keys.v)
         ),
-        tensor_map(arrays["out"], pack, rows // pack),
+        map_of(arrays["out"], pack, rows // pack),
     )
     blocks = shape.tiles if shape.extent.rows else 0  # no map describes queries without elements
     if isinstance(request, Fa3FwdRequest) and request.persistent.num_sms is not None:
@@ -104,10 +106,13 @@ def _launch(
     return launch(spec, blocks, HOPPER_PARAMS.pack(values), maps)
 
 
-def tensor_map(view: ArrayView, heads: int, rows: int, *, heads_first: bool = False) -> TensorMap:
+def tensor_map(
+    slab_bytes: int, view: ArrayView, heads: int, rows: int, *, heads_first: bool = False
+) -> TensorMap:
     """The map of ``[batch, row, head, dim]``, of packed ``[row, head, dim]``, or of pages.
 
     Args:
+        slab_bytes: of a row of the box.
         view: the array.
         heads, rows: of the box.
         heads_first: whether the dimensions are ``[page, head, row, dim]``.
@@ -128,7 +133,7 @@ def tensor_map(view: ArrayView, heads: int, rows: int, *, heads_first: bool = Fa
         view.dtype if size == 2 else "uint8",
         dims,
         tuple(steps),
-        (SLAB_BYTES // size, heads, rows, 1),
+        (slab_bytes // size, heads, rows, 1),
     )
 
 

@@ -12,12 +12,10 @@ from flashactor.kernels.sm90 import (
     FAMILY,
     HEAD_DIMS,
     ONE,
-    SLAB_BYTES,
     TWO,
     HopperSpec,
     HopperTile,
     padded_head_dims,
-    slabs,
 )
 from flashactor.kernels.spec import Macros, Scores, Tile, flag
 from flashactor.requests.fp8 import Fa2FwdFp8Request
@@ -51,10 +49,14 @@ class HopperFp8Spec(HopperSpec):
     @property
     def tile_bytes(self) -> int:
         """A tile of queries or of 16-bit results for each consumer, the stages, and the transposed values."""
-        queries = max(slabs(self.head_dim, 1), slabs(self.head_dim_v))
-        keys = self.tile.n * (slabs(self.head_dim, 1) + slabs(self.head_dim_v, 1))
-        transposed = self.head_dim_v * slabs(self.tile.n, 1)
-        return SLAB_BYTES * (self.tile.m * queries + self.stages * keys + TRANSPOSED_STAGES * transposed)
+        queries = self.tile.m * max(self.slabbed(self.head_dim), self.slabbed(self.head_dim_v, 2))
+        transposed = self.head_dim_v * self.slabbed(self.tile.n)
+        return queries + self.stages * self.key_bytes + TRANSPOSED_STAGES * transposed
+
+    @property
+    def slab_bytes(self) -> int:
+        """One for all: values are transposed before they are multiplied."""
+        return 128
 
     @property
     def macros(self) -> Macros:

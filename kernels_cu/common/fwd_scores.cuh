@@ -34,11 +34,11 @@ __device__ __forceinline__ void modify(typename C::ScoreTile& s, const Problem& 
     }
 }
 
-// Of a thread's columns of 16 n8 tiles, numbered through, those before column `end`, as bits. Its columns are
-// 0, 1, 8, 9, ... from its first on.
+// A thread's columns of 16 n8 tiles as bits: those that lie before column `end`. Counted from its first one they
+// are 0, 1, 8, 9, 16, ...
 __device__ __forceinline__ u32 columns_before(int end) {
-  const int within = min(max(end, 0), 128);
-  return __funnelshift_lc(0xffffffffu, 0, within / 8 * 2 + min(within % 8, 2));
+  const int count = (end >> 3) * 2 + min(end & 7, 2);
+  return __funnelshift_lc(0xffffffffu, 0, max(count, 0));  // no more than 32
 }
 
 // Scores of keys that a row does not see become -inf. Which those are is worked out for 32 columns at a time.

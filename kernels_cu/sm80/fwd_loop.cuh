@@ -171,7 +171,10 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
   Work finished_work = work;
   int finished_head = kv_head;
   float v_descale = 1.f;
-  if constexpr (C::kFp8) {
+  // Likewise, in kernels that spill else; in others the compiler would take fewer registers, and spill then.
+  constexpr bool kFindAgain =
+      C::kFp8 || C::kKeyWarps > 1 || (C::kHeadDim > 128 && (C::kFp8Kv || !C::kPaged));
+  if constexpr (kFindAgain) {
     finished_work = find_work_again<C>(p);
     finished_head = finished_work.head / p.problem.gqa_ratio;
   }

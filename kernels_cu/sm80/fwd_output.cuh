@@ -1,6 +1,7 @@
 // What a forward kernel writes: normalised rows of O and lse, or the partial results of a split.
 #pragma once
 
+#include "common/compiler.cuh"
 #include "common/fwd_output.cuh"
 #include "common/fwd_params.cuh"
 #include "common/fwd_work.cuh"
@@ -28,7 +29,7 @@ __device__ __forceinline__ void finish(const typename C::OutTile& o, const typen
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const RowState& row = states[m][half];
-      const int tile_row = lane.row(m, half);
+      const int tile_row = opaque(lane.row(m, half));
       const float factor = output.finish_row(tile_row, row.max, quad_sum(row.sum), lane.lane % 4 == 0);
       if (p.num_splits > 1) {
         float* partial = output.partial(tile_row, first_dim);

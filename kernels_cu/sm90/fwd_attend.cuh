@@ -43,11 +43,11 @@ struct Turn {
 // times infinity is not.
 template <typename C>
 __device__ __forceinline__ void clear_values(u32 tile, int keys) {
-  constexpr int kRowChunks = kSlabRowBytes / kChunkBytes;
+  constexpr int kRowChunks = C::kSlabRowBytes / kChunkBytes;
   const int chunks = (C::kTileN - keys) * kRowChunks;  // of a slab
 #pragma unroll 1
   for (int slab = 0; slab < C::TileV::kSlabs; ++slab) {
-    const u32 first = tile + slab * C::TileV::kSlabBytes + keys * kSlabRowBytes;
+    const u32 first = tile + slab * C::TileV::kSlabBytes + keys * C::kSlabRowBytes;
 #pragma unroll 1
     for (int i = threadIdx.x - 128; i < chunks; i += C::kConsumerThreads) {
       store_shared_16(first + i * kChunkBytes, {0, 0, 0, 0});

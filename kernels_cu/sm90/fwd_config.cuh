@@ -50,11 +50,12 @@ struct ForwardConfig {
   using RowStates = RowState[kMTiles][2];
 
   static constexpr int kElementSize = Fp8 ? 1 : kElementBytes;
-  using TileQ = SlabTile<kRows, kHeadDim, kElementSize>;  // of one consumer
-  using TileK = SlabTile<kTileN, kHeadDim, kElementSize>;
-  using TileV = SlabTile<kTileN, kHeadDimV, kElementSize>;
-  using TileVt = SlabTile<kHeadDimV, kTileN, kElementSize>;  // 8-bit values as products want them
-  using TileOut = SlabTile<kRows, kHeadDimV, kElementBytes>;  // over the consumer's queries
+  static constexpr int kSlabRowBytes = FA_SLAB_BYTES;
+  using TileQ = SlabTile<kRows, kHeadDim, kElementSize, kSlabRowBytes>;  // of one consumer
+  using TileK = SlabTile<kTileN, kHeadDim, kElementSize, kSlabRowBytes>;
+  using TileV = SlabTile<kTileN, kHeadDimV, kElementSize, kSlabRowBytes>;
+  using TileVt = SlabTile<kHeadDimV, kTileN, kElementSize, kSlabRowBytes>;  // 8-bit values as products want them
+  using TileOut = SlabTile<kRows, kHeadDimV, kElementBytes, kSlabRowBytes>;  // over the consumer's queries
   static constexpr int kQBytes = TileQ::kBytes > TileOut::kBytes ? TileQ::kBytes : TileOut::kBytes;
 
   // 8-bit values are transposed by warps of the producer (fwd_transpose.cuh): consumers read those.
@@ -112,11 +113,11 @@ struct Shared {
       tma_prefetch_map(&p.v);
     }
     // Rows of a consumer that no query fills are multiplied, too.
-    const int unused = (C::kRows - p.consumer_rows) * kSlabRowBytes / kChunkBytes;  // chunks of a slab
+    const int unused = (C::kRows - p.consumer_rows) * C::kSlabRowBytes / kChunkBytes;  // chunks of a slab
     for (int i = threadIdx.x; i < C::kConsumers * C::TileQ::kSlabs * unused; i += C::kThreads) {
       const u32 slab = q + i / unused % C::TileQ::kSlabs * C::TileQ::kSlabBytes +
                        i / unused / C::TileQ::kSlabs * C::kQBytes;
-      store_shared_16(slab + p.consumer_rows * kSlabRowBytes + i % unused * kChunkBytes, {0, 0, 0, 0});
+      store_shared_16(slab + p.consumer_rows * C::kSlabRowBytes + i % unused * kChunkBytes, {0, 0, 0, 0});
     }
     fence_async_shared();
     __syncthreads();

@@ -68,7 +68,7 @@ struct Products {
       Piece& sum = piece % 2 ? other : sums.piece;
       Piece& next = piece % 2 ? sums.piece : other;
       const bool last = piece == kPieces - 1;
-      if (!last) issue_piece(next, weights, v + (piece + 1) * C::kPieceDims * kSlabRowBytes);
+      if (!last) issue_piece(next, weights, v + (piece + 1) * C::kPieceDims * C::kSlabRowBytes);
 #pragma unroll
       for (int n = 0; n < kPieceTiles; ++n)
 #pragma unroll

@@ -40,7 +40,7 @@ __device__ __forceinline__ void load_block(const HopperParams& p, const TensorMa
       const bool valid = key < source.seqlen && (p.fwd.num_pages == 0 || page < p.fwd.table_pages);
       entry = valid ? source.pages[page] : -1;
     }
-    tma_load(tile + slab * Tile::kSlabBytes + row * kSlabRowBytes, &map, barrier, slab * Tile::kPerSlab,
+    tma_load(tile + slab * Tile::kSlabBytes + row * Tile::kSlabRowBytes, &map, barrier, slab * Tile::kPerSlab,
              source.head, from, entry);
   }
 }
@@ -56,7 +56,7 @@ __device__ __forceinline__ void load_queries(const HopperParams& p, const Shared
     const Ring<1> ring = shared.q_ring_of(consumer);
     ring.wait_empty(at);
     if (lane == 0) {
-      mbarrier_arrive_expect(ring.full_of(at), C::TileQ::kSlabs * p.consumer_rows * kSlabRowBytes);
+      mbarrier_arrive_expect(ring.full_of(at), C::TileQ::kSlabs * p.consumer_rows * C::kSlabRowBytes);
     }
     __syncwarp();
     if (lane < C::TileQ::kSlabs) {

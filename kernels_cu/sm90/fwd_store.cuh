@@ -35,7 +35,7 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
   using Runs = Run<C>;
   using TileOut = typename C::TileOut;
   static_assert(Runs::kDims == kChunkElements);
-  constexpr int kSlabChunks = kSlabRowBytes / kChunkBytes;
+  constexpr int kSlabChunks = C::kSlabRowBytes / kChunkBytes;
 #pragma unroll
   for (int r = 0; r < Runs::kCount; ++r) {
     const u32 to = TileOut::chunk(tile, r / kSlabChunks, me.lane.row(0, 0), r % kSlabChunks) +
@@ -44,7 +44,7 @@ __device__ __forceinline__ void store_in_tile(const typename C::OutTile& o, cons
     for (int half = 0; half < 2; ++half) {
       const Runs run(o, 0, half, r);
       // The other row is the pattern's height further down, so its chunks are permuted alike.
-      store_shared(to + half * kPatternBytes, output.packed(run.x[0], run.x[1]));
+      store_shared(to + half * TileOut::kPatternBytes, output.packed(run.x[0], run.x[1]));
     }
   }
 }

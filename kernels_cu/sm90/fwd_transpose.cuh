@@ -35,19 +35,19 @@ __device__ __forceinline__ void transpose_values(u32 from, u32 to, u32 warp) {
   for (u32 item = warp; item < kColumns * (C::kTileN / kKeysTogether); item += C::kTransposers) {
     const u32 first_key = item / kColumns * kKeysTogether;
     const u32 first_dim = item % kColumns * kDimsTogether;
-    const u32 slab = read + first_dim / TileV::kPerSlab * TileV::kSlabBytes + first_key * kSlabRowBytes;
+    const u32 slab = read + first_dim / TileV::kPerSlab * TileV::kSlabBytes + first_key * C::kSlabRowBytes;
     const u32 source = slab ^ first_dim % TileV::kPerSlab;
     u32 pairs[2][4];
     ldmatrix_x4_trans(pairs[0], source);
     ldmatrix_x4_trans(pairs[1], source ^ kChunkBytes);
-    const u32 rows = write + first_key / TileVt::kPerSlab * TileVt::kSlabBytes + first_dim * kSlabRowBytes;
+    const u32 rows = write + first_key / TileVt::kPerSlab * TileVt::kSlabBytes + first_dim * C::kSlabRowBytes;
     const u32 target = rows ^ first_key % TileVt::kPerSlab;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const auto& x = pairs[i];
       const u32 parted[4] = {__byte_perm(x[0], x[1], 0x6420), __byte_perm(x[2], x[3], 0x6420),
                              __byte_perm(x[0], x[1], 0x7531), __byte_perm(x[2], x[3], 0x7531)};
-      stmatrix_x4(target + i * 16 * kSlabRowBytes, parted);
+      stmatrix_x4(target + i * 16 * C::kSlabRowBytes, parted);
     }
   }
 }

@@ -139,6 +139,19 @@ def test_a_map_is_encoded_as_it_says(encoder):
     )
 
 
+def test_the_swizzle_spans_the_rows_of_the_box(encoder):
+    calls, _ = encoder
+    modes = bindings.CUtensorMapSwizzle
+    for dims, dtype, swizzle in (
+        (32, "float16", modes.CU_TENSOR_MAP_SWIZZLE_64B),
+        (64, "uint8", modes.CU_TENSOR_MAP_SWIZZLE_64B),
+        (64, "float16", modes.CU_TENSOR_MAP_SWIZZLE_128B),
+        (128, "uint8", modes.CU_TENSOR_MAP_SWIZZLE_128B),
+    ):
+        cuda_driver.encode_tensor_map(replace(MAP, dtype=dtype, box=(dims, 1, 128, 1)))
+        assert calls[-1][-1][1] == swizzle
+
+
 def test_numbers_beyond_32_bits_arrive_whole(encoder):
     calls, _ = encoder
     cuda_driver.encode_tensor_map(

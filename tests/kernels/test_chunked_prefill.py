@@ -54,8 +54,6 @@ def rows_of(cache, table, layout, length):
 
 @settings(
     max_examples=12,
-    deadline=None,
-    derandomize=True,
     phases=[Phase.generate],  # shrinking would take minutes
     suppress_health_check=[HealthCheck.too_slow],
 )

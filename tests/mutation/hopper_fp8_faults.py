@@ -42,7 +42,7 @@ TRANSPOSITION = (
     ),
     in_transpose("the second chunk of dims is the first", "source ^ kChunkBytes", "source", OUT),
     in_transpose(
-        "rows of both chunks lie over each other", "target + i * 16 * kSlabRowBytes", "target", UNWRITTEN
+        "rows of both chunks lie over each other", "target + i * 16 * C::kSlabRowBytes", "target", UNWRITTEN
     ),
     in_transpose(
         "transposed keys lie without the swizzle",

@@ -41,7 +41,7 @@ LEAVES = "    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty() + at.stage * 8)
 TURNS = "      stage = 0;\n      phase ^= 1;\n    }\n"
 FIRST_KEYS = "    shared.k_ring.wait_full(k_at);\n#pragma unroll 1\n"
 VALUES_HAVE_COME = "        shared.value_ring.wait_full(v_at);\n"
-EXPECTED_Q = "C::TileQ::kSlabs * p.consumer_rows * kSlabRowBytes"
+EXPECTED_Q = "C::TileQ::kSlabs * p.consumer_rows * C::kSlabRowBytes"
 
 BARRIERS = (
     in_config(

@@ -132,7 +132,7 @@ STORES = (
         HOPPER_WIDE,
         BLOCKS,
     ),
-    in_store("half of the rows lie over the others", "half * kPatternBytes", "0", OUT),
+    in_store("half of the rows lie over the others", "half * TileOut::kPatternBytes", "0", OUT),
     in_hopper(
         TILE_STORE,
         "rows that no query fills have an lse",

@@ -13,6 +13,7 @@ from planted import (
     GROUPED,
     HOPPER,
     HOPPER_KERNEL,
+    HOPPER_NARROW,
     HOPPER_WIDE,
     LARGE_PAGES,
     LAUNCH,
@@ -40,7 +41,13 @@ def _wide(
     return in_file(file, name, old, new, caught, HOPPER_WIDE, case, **options)
 
 
+def _narrow(file: str, name: str, old: str, new: str, caught: str) -> Fault:
+    """A fault that slabs of 64 bytes show."""
+    return in_file(file, name, old, new, caught, HOPPER_NARROW, BLOCKS)
+
+
 in_slabs, in_wide_slabs = partial(in_hopper_decode, SLABS), partial(_wide, SLABS)
+in_narrow_slabs = partial(_narrow, SLABS)
 in_load, in_wide_load = partial(in_hopper_decode, LOAD), partial(_wide, LOAD)
 in_attend, in_wide_attend = partial(in_hopper_decode, ATTEND), partial(_wide, ATTEND)
 in_products, in_config = partial(in_hopper_decode, HOPPER_KERNEL), partial(in_hopper_decode, CONFIG)
@@ -49,23 +56,29 @@ DESCRIPTORS = (
     in_slabs("descriptors begin at bytes", "(address & 0x3ffff) >> 4", "(address & 0x3ffff)", ACCESS),
     in_wide_slabs(
         "columns of V are as far apart as chunks",
-        "16 * kSlabRowBytes, kSlabBytes",
-        "16 * kSlabRowBytes, 16",
+        "16 * SlabRowBytes, kSlabBytes",
+        "16 * SlabRowBytes, 16",
         OUT,
     ),
-    in_slabs("patterns are as far apart as rows", "kPatternBytes >> 4", "kSlabRowBytes >> 4", OUT),
-    in_slabs("products read with the swizzle of 64 bytes", "| 1u << 30", "| 2u << 30", UNWRITTEN),
-    in_slabs("products read without a swizzle", "| 1u << 30", "", UNWRITTEN),
+    in_slabs("patterns are as far apart as rows", "kPatternBytes >> 4", "SlabRowBytes >> 4", OUT),
+    in_slabs("products read with the swizzle of 64 bytes", "| kSwizzle << 30", "| 2u << 30", UNWRITTEN),
+    in_narrow_slabs(
+        "products read with the swizzle of 128 bytes", "| kSwizzle << 30", "| 1u << 30", UNWRITTEN
+    ),
+    in_slabs("products read without a swizzle", "| kSwizzle << 30", "", UNWRITTEN),
     in_slabs(
         "a step along the columns is 64 bytes",
-        "step % 4 * kStepBytes",
-        "step % 4 * 64",
+        "step % kSteps * kStepBytes",
+        "step % kSteps * 64",
         UNWRITTEN,
     ),
-    in_wide_slabs("all steps are in the first slab", "step / 4 * kSlabBytes", "0", OUT),
-    in_wide_slabs("slabs hold twice the steps", "step / 4 * kSlabBytes", "step / 8 * kSlabBytes", OUT),
-    in_slabs("a step along the rows is 8 rows", "step * 16 * kSlabRowBytes", "step * 8 * kSlabRowBytes", OUT),
-    in_slabs("results lie without the swizzle", "(chunk ^ row % kPatternRows)", "chunk", OUT),
+    in_wide_slabs("all steps are in the first slab", "step / kSteps * kSlabBytes", "0", OUT),
+    in_wide_slabs("slabs hold twice the steps", "step / kSteps * kSlabBytes", "step / 8 * kSlabBytes", OUT),
+    in_slabs("a step along the rows is 8 rows", "step * 16 * SlabRowBytes", "step * 8 * SlabRowBytes", OUT),
+    in_slabs(
+        "results lie without the swizzle", "chunk ^ row % kPatternRows * SlabRowBytes / 128", "chunk", OUT
+    ),
+    in_narrow_slabs("rows of 64 bytes are permuted as those of 128", " * SlabRowBytes / 128", "", OUT),
 )
 """What products and TMA see of shared memory."""
 
@@ -117,7 +130,11 @@ BOXES = (
         SMALL_PAGES,
     ),
     in_load(
-        "boxes of a block lie over each other", "+ row * kSlabRowBytes, &map", ", &map", ASYNC, SMALL_PAGES
+        "boxes of a block lie over each other",
+        "+ row * Tile::kSlabRowBytes, &map",
+        ", &map",
+        ASYNC,
+        SMALL_PAGES,
     ),
     in_load(
         "a page is that of the block's first key",
@@ -162,15 +179,15 @@ ENDS = (
     in_attend("values behind the last key are multiplied", CLEARED, "if (false) {", OUT, SMALL_PAGES),
     in_attend(
         "a value behind the last key is left",
-        "+ keys * kSlabRowBytes;",
-        "+ (keys + 1) * kSlabRowBytes;",
+        "+ keys * C::kSlabRowBytes;",
+        "+ (keys + 1) * C::kSlabRowBytes;",
         ASYNC,
         SMALL_PAGES,
     ),
     in_attend(
         "the last value is cleared",
-        "+ keys * kSlabRowBytes;",
-        "+ (keys - 1) * kSlabRowBytes;",
+        "+ keys * C::kSlabRowBytes;",
+        "+ (keys - 1) * C::kSlabRowBytes;",
         OUT,
         SMALL_PAGES,
     ),

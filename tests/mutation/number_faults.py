@@ -191,12 +191,12 @@ MASKS = (
         "rows.query(tile_row + lane.row(m, 0));\n      const int end",
         OUT,
     ),
-    in_file(SCORES, "no column lies behind the first end", "min(max(end, 0), 128)", "128", OUT),
+    in_file(SCORES, "no column lies behind the first end", "max(count, 0)", "32", OUT),
     in_file(
         SCORES,
         "of a pair of columns both are seen or none",
-        "+ min(within % 8, 2)",
-        "+ (within % 8 ? 2 : 0)",
+        "+ min(end & 7, 2)",
+        "+ (end & 7 ? 2 : 0)",
         OUT,
     ),
     in_file(

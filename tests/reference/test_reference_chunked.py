@@ -33,7 +33,7 @@ MASKS = {
 
 @pytest.mark.parametrize("cache", ["contiguous", "NHD", "HND"])
 @pytest.mark.parametrize(("extra", "sees"), MASKS.values(), ids=MASKS.keys())
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @given(chunks=st.lists(st.integers(0, 13), min_size=1, max_size=5))
 def test_chunks_of_any_size_make_one_prefill(
     extra: dict[str, int], sees, cache: str, chunks: list[int]
