@@ -15,7 +15,8 @@ from flashactor.kernels.sm90_forward import SM90, tensor_map
 
 def encodable(each):
     """Require a map that the driver takes."""
-    encode_tiled(each.dtype, each.address, each.dims, each.strides, each.box, swizzle=Swizzle(each.swizzle_bytes))
+    swizzle = Swizzle(each.swizzle_bytes)
+    encode_tiled(each.dtype, each.address, each.dims, each.strides, each.box, swizzle=swizzle)
     return each
 
 
