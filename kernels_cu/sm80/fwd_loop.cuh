@@ -171,9 +171,10 @@ __device__ __forceinline__ void forward(const FwdParams& p, u32 shared_memory) {
   Work finished_work = work;
   int finished_head = kv_head;
   float v_descale = 1.f;
-  // Likewise, in kernels that spill else; in others the compiler would take fewer registers, and spill then.
+  // Likewise, in kernels that spill else. Others spill if they do: ptxas then takes fewer registers, for more
+  // blocks at a time. Which are which was found by compiling them all.
   constexpr bool kFindAgain =
-      C::kFp8 || C::kKeyWarps > 1 || (C::kHeadDim > 128 && (C::kFp8Kv || !C::kPaged));
+      C::kFp8 || C::kKeyWarps > 1 || (C::kHeadDim > 128) == (C::kFp8Kv || !C::kPaged);
   if constexpr (kFindAgain) {
     finished_work = find_work_again<C>(p);
     finished_head = finished_work.head / p.problem.gqa_ratio;
