@@ -20,7 +20,7 @@ class TensorMap:
 
     Attributes:
         address: of the tensor, a multiple of 16.
-        dtype: element type, as NumPy names it; ``uint8`` for fp8.
+        dtype: element type: ``float16``, ``bfloat16``, or ``uint8`` for fp8.
         dims: extents, the innermost first.
         strides: bytes between elements of dimensions 1 and up, multiples of 16.
         box: extents of the box; 128 or 64 bytes in dimension 0.

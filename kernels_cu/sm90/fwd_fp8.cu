@@ -1,5 +1,5 @@
-// FlashAttention-3 forward of fp8 queries, keys and values: the roles of fwd.cu, and warps that transpose
-// values. Each tensor has a descale, P is rounded to e4m3, out has 16 bits.
+// FlashAttention-3 forward of fp8 queries, keys and values: the roles and the loop of 16-bit operands, and
+// warps that transpose values. Each tensor has a descale, P is rounded to e4m3, out has 16 bits.
 //
 // Tensor cores of sm_90 add up 8-bit products with some 14 bits (DeepSeek-V3, arXiv:2412.19437, section
 // 3.3.2). So the products of a block's values start from zero, and are added to O in float32: by the FMA that

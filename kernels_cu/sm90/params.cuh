@@ -11,8 +11,8 @@ namespace flashactor {
 // Dimensions of each tensor map, the innermost first: elements of a head, heads, rows, batch entries (or
 // pages).
 struct HopperParams {
-  TensorMap q;    // boxes of 128 bytes by `pack` heads by the queries of a consumer
-  TensorMap k;    // boxes of 128 bytes by `box_rows` keys
+  TensorMap q;    // boxes of a slab's row by `pack` heads by the queries of a consumer
+  TensorMap k;    // boxes of a slab's row by `box_rows` keys
   TensorMap v;    // likewise
   TensorMap out;  // as q
 
