@@ -211,7 +211,7 @@ PRODUCTS_IN_FLIGHT = (
         "keys are left before their product is complete",
         WAIT_SCORES + LEAVE_KEYS,
         LEAVE_KEYS + WAIT_SCORES,
-        ASYNC,
+        RACE,
         races=True,
     ),
     fault(
