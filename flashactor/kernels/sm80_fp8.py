@@ -92,9 +92,17 @@ FP8_DROPOUT_TILES = (
 )
 """Tiles for dropout where they are others."""
 
-FP8_DECODE_TILES = tuple(
-    TileChoice(head_dim, ARCHS, Tile(16, 128, 4, 4), "32 keys a warp, which one product takes")
-    for head_dim in (32, 64, 96, 128, 192, 256)
+FP8_DECODE_TILES = (
+    *(
+        TileChoice(head_dim, ARCHS, Tile(16, 128, 4, 4), "32 keys a warp, which one product takes")
+        for head_dim in (32, 64, 96, 128, 192)
+    ),
+    TileChoice(
+        256,
+        tuple(arch for arch in ARCHS if arch is not SmArch.SM90A),
+        Tile(16, 128, 4, 4),
+        "32 keys a warp, which spill on sm_90a: it takes the tile for many rows",
+    ),
 )
 """Tiles for at most DECODE_ROWS packed rows of queries."""
 
@@ -124,7 +132,9 @@ def fp8_forward_spec(
     """
     padded, padded_v = padded_head_dims(head_dim, head_dim if head_dim_v is None else head_dim_v)
     dropout = scores is Scores.DROPOUT
-    tile = _CHOICE[decode and not dropout, padded, arch]
+    tile = _CHOICE[False, padded, arch]
+    if decode and not dropout:
+        tile = _CHOICE.get((True, padded, arch), tile)
     if dropout:
         tile = _DROPOUT_CHOICE.get((padded, arch), tile)
     return Fp8ForwardSpec(FAMILY, arch, DType.F8E4M3, padded, padded_v, scores, tile, k_dtype, v_dtype)
