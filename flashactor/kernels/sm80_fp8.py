@@ -88,6 +88,7 @@ FP8_TILES = (
 """One row for each padded head_dim and architecture. Registers are the limit, not shared memory."""
 
 FP8_DROPOUT_TILES = (
+    TileChoice(32, (SmArch.SM100,), Tile(128, 64, 8), "four warps spill with dropout"),
     TileChoice(256, (SmArch.SM90A,), Tile(128, 64, 8), "with dropout 32 keys spill, and 64 do not"),
 )
 """Tiles for dropout where they are others."""
